@@ -1,0 +1,76 @@
+"""The wire types: what can be measured, what comes back, and what a phone is.
+
+Every other room may import this package; it imports none of them.
+"""
+
+from device_agent.contracts.errors import Blame, Fault, FulcrumError
+from device_agent.contracts.jobs import (
+    Failure,
+    GenerateJob,
+    Job,
+    JobOutcome,
+    Lease,
+    LeaseHeartbeat,
+    LeaseRequest,
+    LeaseResult,
+    LeaseState,
+    MeasureJob,
+    Success,
+)
+from device_agent.contracts.measurement import (
+    Block,
+    Condition,
+    Generation,
+    Measurement,
+    Protocol,
+    TokenStep,
+    Transfer,
+)
+from device_agent.contracts.phone import AgentReport, PhoneFacts, PhoneState, Sighting
+from device_agent.contracts.profile import Figure, Profile
+from device_agent.contracts.program import (
+    Program,
+    Quantisation,
+    Sha256,
+    StageSpec,
+    StateSpec,
+    canonical_json,
+    content_hash,
+)
+
+__all__ = [
+    "AgentReport",
+    "Blame",
+    "Block",
+    "Condition",
+    "Failure",
+    "Fault",
+    "Figure",
+    "FulcrumError",
+    "GenerateJob",
+    "Generation",
+    "Job",
+    "JobOutcome",
+    "Lease",
+    "LeaseHeartbeat",
+    "LeaseRequest",
+    "LeaseResult",
+    "LeaseState",
+    "MeasureJob",
+    "Measurement",
+    "PhoneFacts",
+    "PhoneState",
+    "Profile",
+    "Program",
+    "Protocol",
+    "Quantisation",
+    "Sha256",
+    "Sighting",
+    "StageSpec",
+    "StateSpec",
+    "Success",
+    "TokenStep",
+    "Transfer",
+    "canonical_json",
+    "content_hash",
+]

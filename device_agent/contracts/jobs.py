@@ -1,0 +1,91 @@
+"""Work for a phone: the job, its lease, and its outcome.
+
+A job is leased to one agent with an epoch and a secret; the outcome is taken once, and only from the holder.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from device_agent.contracts.base import Wire
+from device_agent.contracts.errors import Fault
+from device_agent.contracts.measurement import Generation, Measurement, Protocol
+from device_agent.contracts.program import Program
+
+
+class MeasureJob(Wire):
+    """Measure a Program."""
+
+    kind: Literal["measure"] = "measure"
+    program: Program
+    protocol: Protocol
+
+
+class GenerateJob(Wire):
+    """Continue a prompt greedily."""
+
+    kind: Literal["generate"] = "generate"
+    program: Program
+    prompt: tuple[int, ...] = Field(min_length=1)
+    new_tokens: int = Field(ge=1)
+
+
+Job = Annotated[MeasureJob | GenerateJob, Field(discriminator="kind")]
+
+
+class LeaseRequest(Wire):
+    """An agent's question: is there work for one of these phones?"""
+
+    agent: str = Field(pattern=r"^[A-Za-z0-9._\-]{1,64}$")
+    incarnation: str = Field(pattern=r"^[0-9a-f]{32}$")
+    serials: tuple[str, ...] = Field(min_length=1)
+
+
+class Lease(Wire):
+    """The right to run one job on one phone, until it lapses `seconds` after the last heartbeat."""
+
+    job_id: str
+    serial: str
+    epoch: int
+    secret: str
+    seconds: float
+    job: Job
+
+
+class LeaseHeartbeat(Wire):
+    """Keeps a lease alive."""
+
+    epoch: int
+    secret: str
+
+
+class LeaseState(Wire):
+    """The answer to a heartbeat: the holder stops when `cancelled`."""
+
+    cancelled: bool
+    seconds: float
+
+
+class Success(Wire):
+    """The job was done."""
+
+    kind: Literal["success"] = "success"
+    result: Annotated[Measurement | Generation, Field(union_mode="left_to_right")]
+
+
+class Failure(Wire):
+    """The job was not done, and who can mend it."""
+
+    kind: Literal["failure"] = "failure"
+    fault: Fault
+
+
+JobOutcome = Annotated[Success | Failure, Field(discriminator="kind")]
+
+
+class LeaseResult(Wire):
+    """The outcome, with the proof of who holds the lease."""
+
+    epoch: int
+    secret: str
+    outcome: JobOutcome

@@ -1,0 +1,78 @@
+"""A Candidate: an Architecture in a search, with everything that is known of it so far."""
+
+from enum import StrEnum
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from device_agent.contracts import Fault, Profile, Sha256
+from trainer.architecture import Architecture
+
+
+class Phase(StrEnum):
+    """Where a candidate is. DONE has values; FAILED has a fault; both are final."""
+
+    PROPOSED = "proposed"
+    EXPORTED = "exported"
+    MEASURED = "measured"
+    DONE = "done"
+    FAILED = "failed"
+
+
+class Quality(BaseModel):
+    """The score of a short proxy training on real text: lower is better."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    bits_per_byte: float = Field(description="On held-out text, log2 loss summed over tokens / UTF-8 bytes")
+    tokens: int = Field(description="Tokens trained on")
+
+
+class Candidate(BaseModel):
+    """One row of the ledger, written after every step; `number` is its trial's number in the study."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    number: int
+    params: dict[str, int | float | str]
+    architecture: Architecture
+    parameters: int
+    phase: Phase = Phase.PROPOSED
+    program: Sha256 | None = None
+    profiles: dict[str, Profile] = Field(default_factory=dict, description="By phone serial")
+    quality: Quality | None = None
+    values: tuple[float, ...] | None = Field(default=None, description="What the study was told, all minimised")
+    violations: dict[str, float] = Field(
+        default_factory=dict, description="Budget to relative excess on the worst phone; above 0 breaks it"
+    )
+    fault: Fault | None = None
+    seconds: dict[str, float] = Field(default_factory=dict, description="By part: build, export, push, run, score")
+
+    @property
+    def feasible(self) -> bool:
+        """Done, and within every budget."""
+        return self.phase is Phase.DONE and all(excess <= 0 for excess in self.violations.values())
+
+
+class BudgetReport(BaseModel):
+    """How one budget bears on the outcome."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    budget: str
+    bound: float
+    winner_value: float | None = Field(description="On the worst phone; None without a winner")
+    keeps_probability: float | None = Field(description="Probability that the winner keeps the bound, over blocks")
+    best_value: float | None = Field(description="The lowest any candidate reached")
+    excluded: int = Field(description="Candidates that break this budget")
+    binding: bool = Field(description="Without this budget another candidate would win")
+
+
+class Verdict(BaseModel):
+    """How a search ended: the front, at most one winner, and why."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    front: tuple[int, ...] = Field(description="Numbers of the feasible candidates that no feasible one dominates")
+    winner: int | None
+    budgets: tuple[BudgetReport, ...]
+    why: str

@@ -1,0 +1,85 @@
+"""A SearchSpec: what a user asks for. Space, budgets, objectives, phones, effort."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from device_agent.contracts import Protocol, Quantisation
+
+Objective = Literal["quality", "decode", "memory"]
+OperatorName = Literal["conv", "attention"]
+Placement = Literal["early", "uniform", "late"]
+
+
+class _Spec(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Budgets(_Spec):
+    """Bounds that the winner keeps on every phone of the search; None means unbounded."""
+
+    decode_ms: float | None = Field(default=None, gt=0, description="Median milliseconds per decoded token")
+    ttft_ms: float | None = Field(default=None, gt=0, description="Time to first token at the protocol's prompt length")
+    peak_memory_mb: float | None = Field(default=None, gt=0, description="Peak memory above the empty runner, 10^6 bytes")
+
+
+class SearchSpace(_Spec):
+    """What may vary: ordinals, each a list of choices in rising order."""
+
+    operators: tuple[OperatorName, ...] = Field(default=("conv", "attention"), min_length=1)
+    width: tuple[int, ...] = Field(default=(128, 192, 256), min_length=1)
+    depth: tuple[int, ...] = Field(default=(4, 6, 8), min_length=1)
+    ffn_ratio: tuple[float, ...] = Field(default=(2.0, 3.0), min_length=1)
+    attention_share: tuple[float, ...] = Field(default=(0.0, 0.25, 0.5), min_length=1)
+    placement: tuple[Placement, ...] = Field(default=("early", "uniform", "late"), min_length=1)
+    head_dim: Literal[32, 64, 128] = 32
+    kv_heads: tuple[int, ...] = Field(default=(1, 2), min_length=1)
+    kernel: tuple[int, ...] = Field(default=(3,), min_length=1)
+
+    @model_validator(mode="after")
+    def _shapes_are_possible(self) -> "SearchSpace":
+        for width in self.width:
+            if width < self.head_dim or width % self.head_dim or width % 32:
+                raise ValueError(f"width {width} must be a positive multiple of head_dim ({self.head_dim}) and of 32")
+        for share in self.attention_share:
+            if not 0 <= share <= 1:
+                raise ValueError(f"attention_share {share} must lie between 0 and 1")
+        if min(self.depth) < 1 or min(self.ffn_ratio) <= 0 or min(self.kv_heads) < 1 or min(self.kernel) < 2:
+            raise ValueError("depth and kv_heads must be at least 1, ffn_ratio above 0, kernel at least 2")
+        return self
+
+
+class Effort(_Spec):
+    """How much work goes into the search. The proxy training scores a candidate's quality."""
+
+    candidates: int = Field(default=16, ge=1, le=100_000)
+    batch: int = Field(default=4, ge=1, description="Candidates proposed, exported, measured and scored together")
+    proxy_tokens: int = Field(default=160_000, ge=1_000)
+    proxy_sequence: int = Field(default=128, ge=16)
+
+
+class SearchSpec(_Spec):
+    """The body of `POST /v1/searches`."""
+
+    name: str = Field(default="search", pattern=r"^[A-Za-z0-9 ._\-]{1,64}$")
+    corpus: str = Field(description="Id of a corpus registered with the server")
+    phones: tuple[str, ...] = Field(min_length=1, description="Serials of registered phones; budgets hold on each")
+    budgets: Budgets = Budgets()
+    objectives: tuple[Objective, ...] = Field(default=("quality", "decode", "memory"), min_length=1)
+    space: SearchSpace = SearchSpace()
+    effort: Effort = Effort()
+    protocol: Protocol = Protocol()
+    quantisation: Quantisation = Quantisation()
+    vocab_size: int = Field(default=2048, ge=256, le=262_144)
+    context_length: int = Field(default=512, ge=32)
+    prefill_chunk: int = Field(default=128, ge=1)
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _protocol_fits(self) -> "SearchSpec":
+        needed = self.protocol.prefill_tokens + self.protocol.decode_tokens
+        if needed > self.context_length:
+            raise ValueError(f"the protocol needs {needed} positions, but context_length is {self.context_length}")
+        if len(set(self.objectives)) != len(self.objectives):
+            raise ValueError("an objective is named twice")
+        return self

@@ -1,0 +1,105 @@
+"""An Architecture: the genome of a hybrid language model.
+
+Block definitions follow LFM2 (arXiv 2511.23404, section 2.2): per layer a pre-norm operator and a pre-norm SwiGLU.
+"""
+
+import hashlib
+import json
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+_GROUP = 32  # the deployment's quantisation group: every linear's inputs divide into groups of it
+
+
+class ShortConv(BaseModel):
+    """A gated short convolution: depthwise, causal, over the last `kernel` positions."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    operator: Literal["conv"] = "conv"
+    kernel: int = Field(default=3, ge=2, le=16)
+
+
+class Attention(BaseModel):
+    """Grouped-query attention (arXiv 2305.13245) with per-head QK-norm and RoPE."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    operator: Literal["attention"] = "attention"
+    heads: int = Field(ge=1)
+    kv_heads: int = Field(ge=1)
+    head_dim: int = Field(ge=8, multiple_of=2)
+
+    @model_validator(mode="after")
+    def _groups_are_whole(self) -> "Attention":
+        if self.heads % self.kv_heads:
+            raise ValueError(f"heads ({self.heads}) must be a multiple of kv_heads ({self.kv_heads})")
+        return self
+
+
+Operator = Annotated[ShortConv | Attention, Field(discriminator="operator")]
+
+
+class Architecture(BaseModel):
+    """Width, depth, FFN width and the operator of every block. Embeddings are tied.
+
+    Raises:
+        ValueError: a width that the 4-bit groups do not divide, or an attention that does not fit.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    vocab_size: int = Field(ge=2)
+    width: int = Field(ge=_GROUP, multiple_of=_GROUP)
+    ffn_width: int = Field(ge=_GROUP, multiple_of=_GROUP)
+    blocks: tuple[Operator, ...] = Field(min_length=1)
+    rope_theta: float = Field(default=1e6, gt=0)
+    norm_eps: float = Field(default=1e-5, gt=0)
+
+    @model_validator(mode="after")
+    def _groups_divide_attention(self) -> "Architecture":
+        for block in self.blocks:
+            if isinstance(block, Attention) and (block.heads * block.head_dim) % _GROUP:
+                raise ValueError(f"heads x head_dim ({block.heads * block.head_dim}) must be a multiple of {_GROUP}")
+        return self
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks."""
+        return len(self.blocks)
+
+    @property
+    def hash(self) -> str:
+        """sha256 of the canonical JSON: equal architectures have equal names."""
+        plain = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(plain.encode()).hexdigest()
+
+    def block_parameters(self, block: ShortConv | Attention) -> int:
+        """Parameters of one layer: operator, SwiGLU and both norms."""
+        d = self.width
+        if isinstance(block, ShortConv):
+            operator = 4 * d * d + block.kernel * d
+        else:
+            q, kv = block.heads * block.head_dim, block.kv_heads * block.head_dim
+            operator = 2 * d * q + 2 * d * kv + 2 * block.head_dim
+        return operator + 3 * d * self.ffn_width + 2 * d
+
+    @property
+    def parameters(self) -> int:
+        """Number of parameters, the tied embedding counted once."""
+        return self.vocab_size * self.width + self.width + sum(self.block_parameters(b) for b in self.blocks)
+
+
+def lfm2(width: int, ffn_width: int, heads: int, attention_at: tuple[int, ...], depth: int) -> Architecture:
+    """An LFM2 shape: 8 KV heads, head_dim 64, kernel 3, vocabulary 65,536."""
+    attention = Attention(heads=heads, kv_heads=8, head_dim=64)
+    blocks = tuple(attention if i in attention_at else ShortConv() for i in range(depth))
+    return Architecture(vocab_size=65_536, width=width, ffn_width=ffn_width, blocks=blocks)
+
+
+_SIXTEEN = (2, 5, 8, 10, 12, 14)
+LFM2_350M = lfm2(1024, 4608, 16, _SIXTEEN, 16)
+LFM2_700M = lfm2(1536, 6912, 24, _SIXTEEN, 16)
+LFM2_1_2B = lfm2(2048, 8192, 32, _SIXTEEN, 16)
+LFM2_2_6B = lfm2(2048, 10_752, 32, (2, 5, 9, 13, 17, 21, 24, 27), 30)
