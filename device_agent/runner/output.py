@@ -1,0 +1,101 @@
+"""What a runner answers: one JSON object a line.
+
+    {"event": "loaded", "load_ns": 1, "baseline_bytes": 1}
+    {"event": "repetition", "prefill_ns": 1, "decode_ns": [1, ...]}             mode measure, once per repetition
+    {"event": "prefilled", "ns": 1}                                             mode generate, once
+    {"event": "token", "token": 1, "logit": 0.0, "runner_up": 2, "runner_up_logit": 0.0, "ns": 1}
+    {"event": "done", "peak_bytes": 1}
+    {"event": "error", "slug": "out-of-memory", "message": "..."}               instead of done
+
+Lines that are no JSON object (a library's log) are passed over; what is missing at the end is an error.
+"""
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from device_agent.contracts import Blame, Block, Fault, FulcrumError, TokenStep
+
+
+class RunnerFailed(FulcrumError):
+    """The runner ended without its `done`, or said why it could not go on."""
+
+    blame = Blame.US
+    slug = "runner-failed"
+
+    def __init__(self, message: str, *, slug: str = "runner-failed", blame: Blame = Blame.US, advice: str = "") -> None:
+        super().__init__(message, advice=advice)
+        self.slug = slug
+        self.blame = blame
+
+    def as_fault(self) -> Fault:
+        """The error as a wire value, under the slug that the runner gave."""
+        return Fault(blame=self.blame, slug=self.slug, message=self.message, advice=self.advice)
+
+
+_ADVICE = {
+    "out-of-memory": "The Program does not fit on this phone: tighten the memory budget or the context length.",
+    "program-refused": "The Program and the runner may be of different ExecuTorch versions: rebuild the runner.",
+}
+
+
+def _events(lines: Iterable[str]) -> list[dict[str, Any]]:
+    events = []
+    for line in lines:
+        if line.startswith("{"):
+            try:
+                event = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            if isinstance(event, dict) and "event" in event:
+                events.append(event)
+    for event in events:
+        if event["event"] == "error":
+            slug = str(event.get("slug", "runner-failed"))
+            blame = Blame.PHONE if slug == "out-of-memory" else Blame.US
+            raise RunnerFailed(str(event.get("message", slug)), slug=slug, blame=blame, advice=_ADVICE.get(slug, ""))
+    if not events or events[-1]["event"] != "done":
+        raise RunnerFailed("The runner ended before it was done.", slug="runner-crashed")
+    return events
+
+
+def _one(events: list[dict[str, Any]], kind: str) -> dict[str, Any]:
+    found = [event for event in events if event["event"] == kind]
+    if len(found) != 1:
+        raise RunnerFailed(f"The runner said {kind!r} {len(found)} times, not once.")
+    return found[0]
+
+
+def parse_measure(lines: Iterable[str]) -> Block:
+    """The raw samples of one process.
+
+    Raises:
+        RunnerFailed: the runner crashed, refused the Program, ran out of memory, or its answer is incomplete.
+    """
+    events = _events(lines)
+    loaded, done = _one(events, "loaded"), _one(events, "done")
+    repetitions = [event for event in events if event["event"] == "repetition"]
+    if not repetitions:
+        raise RunnerFailed("The runner reported no repetition.")
+    return Block(
+        load_ns=loaded["load_ns"],
+        baseline_bytes=loaded["baseline_bytes"],
+        prefill_ns=tuple(event["prefill_ns"] for event in repetitions),
+        decode_ns=tuple(tuple(event["decode_ns"]) for event in repetitions),
+        peak_bytes=done["peak_bytes"],
+    )
+
+
+def parse_generate(lines: Iterable[str]) -> tuple[int, tuple[TokenStep, ...]]:
+    """(prefill ns, one step per token).
+
+    Raises:
+        RunnerFailed: as `parse_measure`.
+    """
+    events = _events(lines)
+    steps = [
+        TokenStep.model_validate({name: value for name, value in event.items() if name != "event"})
+        for event in events
+        if event["event"] == "token"
+    ]
+    return _one(events, "prefilled")["ns"], tuple(steps)
