@@ -1,0 +1,190 @@
+"""What the API shows: the bodies of its answers, and the requests that are no wire types of the agent."""
+
+from typing import Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, computed_field
+
+from device_agent.contracts import Fault, Generation, PhoneFacts, PhoneState, Profile, Program, Sha256
+from search.candidate import Candidate, Verdict
+from search.spec import SearchSpec
+from server.runs import Progress, RunSpec, StageRecord, TokenCheck, WorkState
+from trainer.architecture import Architecture
+
+TextFormat = Literal["text", "jsonl", "parquet"]
+EventType = Literal["search", "candidate", "phone", "run", "job"]
+
+
+class View(BaseModel):
+    """An answer of the API. Readers ignore fields that a newer server adds."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Request(BaseModel):
+    """A body sent to the API; a field that nobody declared is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Health(View):
+    """The answer of `/healthz` and `/readyz`."""
+
+    status: Literal["ok"] = "ok"
+
+
+class AgentGreeting(View):
+    """The answer to an agent's report: how often to report."""
+
+    poll_seconds: float
+
+
+class PhoneRegistration(Request):
+    """The body of `POST /v1/phones`."""
+
+    serial: str = Field(pattern=r"^[A-Za-z0-9._:\-]{1,128}$")
+    name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9 ._\-]{1,64}$")
+    tags: tuple[str, ...] = Field(default=(), max_length=32)
+
+
+class PhoneJob(View):
+    """The job that a phone holds now."""
+
+    kind: str
+    id: str
+
+
+class PhoneView(View):
+    """One phone of the fleet, or one that an agent sees and nobody registered."""
+
+    serial: str
+    name: str | None
+    registered: bool
+    state: PhoneState
+    facts: PhoneFacts | None
+    fault: Fault | None = Field(description="Why it is not ready")
+    agent: str | None
+    last_seen: AwareDatetime | None
+    job: PhoneJob | None
+    tags: tuple[str, ...]
+    virtual: bool | None = Field(description="Its milliseconds are its host's; None until it was seen")
+
+
+class ArtifactView(View):
+    """Stored bytes."""
+
+    sha256: Sha256
+    size: int = Field(description="Bytes")
+
+
+class CorpusFile(Request):
+    """One file of a corpus: an uploaded artifact, and how to read it."""
+
+    sha256: Sha256
+    format: TextFormat
+    field: str | None = Field(default=None, max_length=128, description="Field or column with the text; default `text`")
+    name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9 ._\-]{1,128}$", description="Only shown, never a path")
+
+
+class CorpusSpec(Request):
+    """The body of `POST /v1/corpora`."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9 ._\-]{1,64}$")
+    files: tuple[CorpusFile, ...] = Field(min_length=1, max_length=10_000)
+
+
+class CorpusView(View):
+    """A registered corpus; equal files give the same id."""
+
+    id: str
+    name: str
+    files: tuple[CorpusFile, ...]
+    bytes: int
+    created_at: AwareDatetime
+
+
+class Counts(View):
+    """Candidates of a search; `done` and `failed` are final, `feasible` is a part of `done`."""
+
+    proposed: int = 0
+    done: int = 0
+    failed: int = 0
+    feasible: int = 0
+
+
+class SearchView(View):
+    """One search."""
+
+    id: str
+    name: str
+    state: WorkState
+    spec: SearchSpec
+    created_at: AwareDatetime
+    started_at: AwareDatetime | None
+    finished_at: AwareDatetime | None
+    progress: Progress
+    verdict: Verdict | None
+    fault: Fault | None
+    counts: Counts
+
+
+class CandidateView(Candidate):
+    """A candidate with its place: while the search runs, `on_front` means the front so far."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    on_front: bool
+    winner: bool
+
+    @computed_field  # type: ignore[prop-decorator]  # mypy knows no decorated properties (python/mypy#1362)
+    @property
+    def feasible(self) -> bool:
+        """Done, and within every budget."""
+        return super().feasible
+
+
+class RunView(View):
+    """One run."""
+
+    id: str
+    name: str
+    state: WorkState
+    spec: RunSpec
+    candidate: int
+    architecture: Architecture
+    created_at: AwareDatetime
+    started_at: AwareDatetime | None
+    finished_at: AwareDatetime | None
+    progress: Progress
+    stages: tuple[StageRecord, ...]
+    program: Program | None
+    profiles: dict[str, Profile]
+    generation: Generation | None
+    check: TokenCheck | None
+    text: str | None = Field(description="The prompt's continuation, as the phone made it")
+    fault: Fault | None
+
+
+class EventView(View):
+    """One change, as `GET /v1/events` tells it: what changed, not how; read it again."""
+
+    type: EventType
+    id: str
+    search: str | None = None
+
+
+class ProblemItem(View):
+    """One mistake in a request: where (a JSON pointer into the body, or the parameter's name), and what."""
+
+    pointer: str
+    detail: str
+
+
+class Problem(View):
+    """RFC 9457 problem details."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    advice: str = ""
+    errors: tuple[ProblemItem, ...] = ()

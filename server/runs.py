@@ -1,0 +1,89 @@
+"""What a Run is asked to do, and what it found: the values that the worker writes and the API shows."""
+
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+StageName = Literal["teacher", "pretrain", "qat"]
+
+
+class WorkState(StrEnum):
+    """Where a search, a run or a stage is. The last three are final."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def final(self) -> bool:
+        """Whether nothing follows."""
+        return self in (WorkState.SUCCEEDED, WorkState.FAILED, WorkState.CANCELLED)
+
+
+class _Value(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Progress(_Value):
+    """How far a piece of work is: `done` of `total` steps of its own kind, 0 of 0 before it knows."""
+
+    message: str = ""
+    done: int = 0
+    total: int = 0
+
+
+class StageRequest(_Value):
+    """One lever to pull; a number left out takes the stage's default for the architecture at hand."""
+
+    name: StageName
+    tokens: int | None = Field(default=None, ge=1, description="Tokens to train on")
+
+
+def _all_stages() -> tuple[StageRequest, ...]:
+    return (StageRequest(name="teacher"), StageRequest(name="pretrain"), StageRequest(name="qat"))
+
+
+class RunSpec(_Value):
+    """The body of `POST /v1/runs`: train one candidate of a search, on the search's corpus."""
+
+    search: str = Field(description="Id of a search")
+    candidate: int | None = Field(default=None, ge=0, description="Number of a candidate; None is the winner")
+    name: str = Field(default="run", pattern=r"^[A-Za-z0-9 ._\-]{1,64}$")
+    stages: tuple[StageRequest, ...] = Field(default_factory=_all_stages, min_length=1)
+    prompt: str = Field(default="def __init__(self", min_length=1, max_length=10_000)
+    new_tokens: int = Field(default=32, ge=1, le=4096)
+    phone: str | None = Field(default=None, description="Serial of a registered phone; None is the search's first")
+
+
+class StageRecord(_Value):
+    """One stage of a run: its figures before and after, and the checkpoint it left."""
+
+    name: str
+    state: WorkState = WorkState.QUEUED
+    before: dict[str, float] = Field(default_factory=dict)
+    after: dict[str, float] = Field(default_factory=dict)
+    seconds: float | None = None
+    checkpoint: str | None = Field(default=None, description="Path inside the run's directory")
+
+
+class NearTie(_Value):
+    """A position where phone and PyTorch chose different tokens, though their logits almost tie."""
+
+    position: int
+    phone_token: int
+    eager_token: int
+    logit_gap: float = Field(description="Eager logit of its own choice minus that of the phone's choice")
+    bound: float = Field(description="The largest gap that counts as a tie")
+
+
+class TokenCheck(_Value):
+    """Whether the tokens of the phone are those of the same quantised model in PyTorch."""
+
+    tokens: int
+    agreed: int
+    near_ties: tuple[NearTie, ...] = ()
+    max_logit_difference: float
+    passed: bool
