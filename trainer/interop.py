@@ -1,0 +1,198 @@
+"""Exchange with Hugging Face folders of Lfm2 models: config.json, model.safetensors, tokenizer.json beside them.
+
+Nothing of transformers is imported: the files are plain, and this is the one place that knows their fields.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from trainer.architecture import Architecture, Attention, ShortConv
+from trainer.errors import CheckpointError, UnsupportedArchitecture
+from trainer.model import HybridLM
+
+_LARGEST_CONTEXT = 128_000  # Lfm2's own default; the weights do not depend on it
+
+
+def to_config(architecture: Architecture, *, end_of_text: int | None = None, dtype: str = "float32") -> dict[str, Any]:
+    """The config.json of an Lfm2 model with this architecture.
+
+    Raises:
+        UnsupportedArchitecture: Lfm2 has one kernel and one attention shape for all layers, and this has several.
+    """
+    kernel = _only("kernel", {block.kernel for block in architecture.blocks if isinstance(block, ShortConv)}, 3)
+    attentions = [block for block in architecture.blocks if isinstance(block, Attention)]
+    head_dim = _only("head_dim", {block.head_dim for block in attentions}, 64)
+    heads = _only("heads", {block.heads for block in attentions}, max(1, architecture.width // head_dim))
+    kv_heads = _only("kv_heads", {block.kv_heads for block in attentions}, heads)
+    kinds = ["full_attention" if isinstance(block, Attention) else "conv" for block in architecture.blocks]
+    return {
+        "architectures": ["Lfm2ForCausalLM"],
+        "model_type": "lfm2",
+        "dtype": dtype,
+        "vocab_size": architecture.vocab_size,
+        "hidden_size": architecture.width,
+        "intermediate_size": architecture.ffn_width,
+        "block_auto_adjust_ff_dim": False,
+        "num_hidden_layers": architecture.depth,
+        "layer_types": kinds,
+        "full_attn_idxs": [index for index, kind in enumerate(kinds) if kind == "full_attention"],
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "head_dim": head_dim,
+        "conv_L_cache": kernel,
+        "conv_bias": False,
+        "norm_eps": architecture.norm_eps,
+        "max_position_embeddings": _LARGEST_CONTEXT,
+        "rope_parameters": {"rope_type": "default", "rope_theta": architecture.rope_theta},
+        "tie_word_embeddings": True,
+        "use_cache": True,
+        "bos_token_id": None,
+        "eos_token_id": end_of_text,
+        "pad_token_id": None,
+    }
+
+
+def from_config(config: dict[str, Any]) -> Architecture:
+    """The architecture that an Lfm2 config.json describes; older spellings of its fields are understood.
+
+    Raises:
+        UnsupportedArchitecture: another model type, scaled rope, untied embeddings, biases.
+        CheckpointError: a field is missing or impossible.
+    """
+    _refuse_unknown(config)
+    try:
+        depth, width = config["num_hidden_layers"], config["hidden_size"]
+        heads = config["num_attention_heads"]
+        attention = Attention(
+            heads=heads,
+            kv_heads=config["num_key_value_heads"],
+            head_dim=config.get("head_dim") or width // heads,
+        )
+        conv = ShortConv(kernel=config.get("conv_L_cache", 3))
+        kinds = config.get("layer_types") or _kinds_from_indices(config.get("full_attn_idxs"), depth)
+        return Architecture(
+            vocab_size=config["vocab_size"],
+            width=width,
+            ffn_width=_ffn_width(config),
+            blocks=tuple(conv if kind == "conv" else attention for kind in kinds[:depth]),
+            rope_theta=_rope(config).get("rope_theta", 1e6),
+            norm_eps=config.get("norm_eps", 1e-5),
+        )
+    except KeyError as missing:
+        raise CheckpointError(
+            f"config.json lacks {missing}", advice="use the config.json that belongs to the weights"
+        ) from None
+    except ValueError as wrong:
+        raise CheckpointError(f"config.json describes an impossible model: {wrong}") from wrong
+
+
+def save_folder(model: HybridLM, folder: Path, *, tokenizer: str | None = None, end_of_text: int | None = None) -> None:
+    """Write a folder that transformers.Lfm2ForCausalLM.from_pretrained loads. `tokenizer` is tokenizer.json's text.
+
+    Raises:
+        UnsupportedArchitecture: see `to_config`; nothing is written then.
+    """
+    dtype = str(model.model.embed_tokens.weight.dtype).removeprefix("torch.")
+    config = to_config(model.architecture, end_of_text=end_of_text, dtype=dtype)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    save_file(weights(model), folder / "model.safetensors", metadata={"format": "pt"})
+    if tokenizer is not None:
+        (folder / "tokenizer.json").write_text(tokenizer, encoding="utf-8")
+        described = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+        (folder / "tokenizer_config.json").write_text(json.dumps(described, indent=2) + "\n")
+
+
+def load_folder(folder: Path) -> HybridLM:
+    """A model from a Hugging Face Lfm2 folder, sharded or not.
+
+    Raises:
+        CheckpointError: files missing, cut short, or not of this architecture.
+        UnsupportedArchitecture: see `from_config`.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError) as wrong:
+        raise CheckpointError(f"{folder}: config.json cannot be read: {wrong}") from wrong
+    model = HybridLM(from_config(config))
+    load_weights(model, sorted(folder.glob("*.safetensors")))
+    return model
+
+
+def weights(model: HybridLM) -> dict[str, Tensor]:
+    """The state dict, contiguous, the tied head left out."""
+    return {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
+
+
+def load_weights(model: HybridLM, files: list[Path]) -> None:
+    """Fill `model` from safetensors files.
+
+    Raises:
+        CheckpointError: no file, a file cut short, or names and shapes of another architecture.
+    """
+    found: dict[str, Tensor] = {}
+    for file in files:
+        try:
+            found.update(load_file(file))
+        except (OSError, SafetensorError) as wrong:
+            advice = "copy it again; it may be cut short"
+            raise CheckpointError(f"{file} cannot be read: {wrong}", advice=advice) from wrong
+    head = found.pop("lm_head.weight", None)
+    embedding = found.get("model.embed_tokens.weight")
+    if head is not None and (embedding is None or not head.equal(embedding)):
+        raise UnsupportedArchitecture("the head is not tied to the embedding", advice="only tied models are supported")
+    try:
+        model.load_state_dict(found)
+    except RuntimeError as wrong:
+        raise CheckpointError(
+            f"the weights do not fit the architecture: {wrong}", advice="use weights and config of one model"
+        ) from wrong
+
+
+def _only(name: str, values: set[int], default: int) -> int:
+    if len(values) > 1:
+        raise UnsupportedArchitecture(
+            f"Lfm2 has one {name} for all layers, and this architecture has {sorted(values)}",
+            advice=f"give every layer the same {name} to exchange it with transformers",
+        )
+    return values.pop() if values else default
+
+
+def _rope(config: dict[str, Any]) -> dict[str, Any]:
+    theta = config.get("rope_theta", config.get("theta", 1e6))
+    return {"rope_theta": theta, **(config.get("rope_parameters") or config.get("rope_scaling") or {})}
+
+
+def _kinds_from_indices(indices: list[int] | None, depth: int) -> list[str]:
+    attention = range(depth) if indices is None else indices  # transformers' own default is attention everywhere
+    return ["full_attention" if index in attention else "conv" for index in range(depth)]
+
+
+def _ffn_width(config: dict[str, Any]) -> int:
+    """The effective width: Lfm2's field is a request that block_auto_adjust_ff_dim cuts to two thirds and rounds up."""
+    width = int(config.get("block_ff_dim", config["intermediate_size"]))
+    if not config.get("block_auto_adjust_ff_dim", True):
+        return width
+    width = int(2 * width / 3)
+    multiplier = config.get("block_ffn_dim_multiplier", 1.0)
+    if multiplier is None:
+        return width
+    multiple = int(config.get("block_multiple_of", 256))
+    return multiple * -(-int(multiplier * width) // multiple)
+
+
+def _refuse_unknown(config: dict[str, Any]) -> None:
+    refusals = {
+        f"model_type is {config.get('model_type')!r}, not 'lfm2'": config.get("model_type") != "lfm2",
+        "the convolutions have biases": config.get("conv_bias", False),
+        "embedding and head are not tied": not config.get("tie_embedding", config.get("tie_word_embeddings", True)),
+        f"rope is scaled ({_rope(config).get('rope_type')})": _rope(config).get("rope_type", "default") != "default",
+    }
+    for reason, holds in refusals.items():
+        if holds:
+            raise UnsupportedArchitecture(reason, advice="only plain Lfm2 models can be loaded")

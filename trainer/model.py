@@ -1,0 +1,276 @@
+"""The hybrid language model: gated short convolutions and grouped-query attention, each followed by a SwiGLU.
+
+Block definitions: LFM2 (arXiv 2511.23404, section 2.2). Parameters are named as in transformers' Lfm2ForCausalLM, so
+state dicts interchange. Embedding and head share one matrix.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trainer.architecture import Architecture, Attention, ShortConv
+from trainer.cache import Cache, ConvState, KVState
+
+
+def rope(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of rotary position embeddings (arXiv 2104.09864), each [T, head_dim] in fp32, halves repeated.
+
+    `positions` is [T], any integer type.
+    """
+    exponents = torch.arange(0, head_dim, 2, dtype=torch.float32, device=positions.device) / head_dim
+    angles = positions.float()[:, None] * (1.0 / theta**exponents)
+    angles = torch.cat((angles, angles), dim=-1)
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Apply `rope` tables [T, head_dim] to x [..., T, head_dim]; pairs are (i, i + head_dim/2)."""
+    first, second = x.chunk(2, dim=-1)
+    return x * cos.to(x.dtype) + torch.cat((-second, first), dim=-1) * sin.to(x.dtype)
+
+
+@dataclass
+class Pass:
+    """What all blocks of one forward pass share: where it starts, what it may see, the rope tables."""
+
+    start: int
+    length: int
+    theta: float
+    device: torch.device
+    documents: Tensor | None
+    _ropes: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    _mask: Tensor | None = None
+
+    def rope(self, head_dim: int) -> tuple[Tensor, Tensor]:
+        """The tables for these positions, made once per head_dim."""
+        if head_dim not in self._ropes:
+            positions = torch.arange(self.start, self.start + self.length, device=self.device)
+            self._ropes[head_dim] = rope(positions, head_dim, self.theta)
+        return self._ropes[head_dim]
+
+    def attention_mask(self) -> Tensor | None:
+        """Who sees whom (True: sees), broadcastable to [B, heads, T, start+T]; None: plain causal or a single query."""
+        if self.documents is None and (self.start == 0 or self.length == 1):
+            return None
+        if self._mask is None:
+            ones = torch.ones(self.length, self.start + self.length, dtype=torch.bool, device=self.device)
+            self._mask = ones.tril(diagonal=self.start)
+            if self.documents is not None:
+                same = self.documents[:, :, None] == self.documents[:, None, :]
+                self._mask = (self._mask & same)[:, None]
+        return self._mask
+
+    def same_document(self, lag: int) -> Tensor | None:
+        """Whether position t and t-lag are of one document, [B, T, 1] bool; None without documents."""
+        if self.documents is None:
+            return None
+        same = self.documents[:, lag:] == self.documents[:, : max(0, self.length - lag)]
+        return F.pad(same, (min(lag, self.length), 0))[:, :, None]
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * weight over the last axis (arXiv 1910.07467)."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Same shape and type as x; the mean is taken in fp32."""
+        return F.rms_norm(x, (x.shape[-1],), self.weight, self.eps)
+
+
+class ShortConvOperator(nn.Module):
+    """(B, C, x) = in_proj(h); out_proj(C * conv(B * x)), the convolution depthwise and causal."""
+
+    def __init__(self, architecture: Architecture, block: ShortConv) -> None:
+        super().__init__()
+        width = architecture.width
+        self.kernel = block.kernel
+        self.in_proj = nn.Linear(width, 3 * width, bias=False)
+        self.conv = nn.Conv1d(width, width, block.kernel, groups=width, bias=False)
+        self.out_proj = nn.Linear(width, width, bias=False)
+
+    def forward(self, h: Tensor, shared: Pass, state: ConvState | None) -> Tensor:
+        """h [B, T, width] -> [B, T, width]; `state` is read and replaced by the last kernel-1 inputs."""
+        b, c, x = self.in_proj(h).chunk(3, dim=-1)
+        out: Tensor = self.out_proj(c * self._convolve(b * x, shared, state))
+        return out
+
+    def _convolve(self, y: Tensor, shared: Pass, state: ConvState | None) -> Tensor:
+        # Taps unrolled: forward and backward together are about twice as fast as conv1d on CPU, and each tap can be
+        # kept inside its document.
+        taps = self.conv.weight[:, 0]
+        length = y.shape[1]
+        past = self.kernel - 1
+        padded = F.pad(y, (0, 0, past, 0)) if state is None else torch.cat((state.inputs, y), dim=1)
+        if state is not None:
+            state.inputs = padded[:, length:].clone()
+        out = y * taps[:, past]
+        for lag in range(1, past + 1):
+            tap = padded[:, past - lag : past - lag + length] * taps[:, past - lag]
+            same = shared.same_document(lag)
+            out = out + (tap if same is None else tap * same)
+        return out
+
+
+class AttentionOperator(nn.Module):
+    """Grouped-query attention; queries and keys are normalised per head before they are rotated."""
+
+    def __init__(self, architecture: Architecture, block: Attention) -> None:
+        super().__init__()
+        width, queries, keys = architecture.width, block.heads * block.head_dim, block.kv_heads * block.head_dim
+        self.head_dim = block.head_dim
+        self.groups = block.heads // block.kv_heads
+        self.q_proj = nn.Linear(width, queries, bias=False)
+        self.k_proj = nn.Linear(width, keys, bias=False)
+        self.v_proj = nn.Linear(width, keys, bias=False)
+        self.out_proj = nn.Linear(queries, width, bias=False)
+        self.q_layernorm = RMSNorm(block.head_dim, architecture.norm_eps)
+        self.k_layernorm = RMSNorm(block.head_dim, architecture.norm_eps)
+
+    def forward(self, h: Tensor, shared: Pass, state: KVState | None) -> Tensor:
+        """h [B, T, width] -> [B, T, width]; keys and values are appended to `state` in place."""
+        cos, sin = shared.rope(self.head_dim)
+        q = rotate(self.q_layernorm(self._heads(self.q_proj(h))), cos, sin)
+        k = rotate(self.k_layernorm(self._heads(self.k_proj(h))), cos, sin)
+        v = self._heads(self.v_proj(h))
+        if state is not None:
+            end = shared.start + shared.length
+            state.keys[:, :, shared.start : end] = k
+            state.values[:, :, shared.start : end] = v
+            k, v = state.keys[:, :, :end], state.values[:, :, :end]
+        mask = shared.attention_mask()
+        causal = mask is None and shared.length > 1
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=self.groups > 1)
+        out: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))
+        return out
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.view(*x.shape[:-1], -1, self.head_dim).transpose(1, 2)
+
+
+class SwiGLU(nn.Module):
+    """w2(silu(w1 x) * w3 x) (arXiv 2002.05202)."""
+
+    def __init__(self, width: int, inner: int) -> None:
+        super().__init__()
+        self.w1 = nn.Linear(width, inner, bias=False)
+        self.w3 = nn.Linear(width, inner, bias=False)
+        self.w2 = nn.Linear(inner, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, T, width] -> [B, T, width]."""
+        out: Tensor = self.w2(F.silu(self.w1(x)) * self.w3(x))
+        return out
+
+
+class TiedEmbedding(nn.Embedding):
+    """One matrix [vocab, width] that reads tokens and writes logits."""
+
+    def project(self, h: Tensor) -> Tensor:
+        """h [..., width] -> logits [..., vocab]."""
+        return F.linear(h, self.weight)
+
+
+# Operator kind -> (module, its name in transformers' Lfm2DecoderLayer).
+_OPERATORS = {ShortConv: (ShortConvOperator, "conv"), Attention: (AttentionOperator, "self_attn")}
+
+
+class Layer(nn.Module):
+    """x += operator(norm(x)); x += SwiGLU(norm(x))."""
+
+    def __init__(self, architecture: Architecture, block: ShortConv | Attention) -> None:
+        super().__init__()
+        operator, self.operator_name = _OPERATORS[type(block)]
+        self.add_module(self.operator_name, operator(architecture, block))
+        self.feed_forward = SwiGLU(architecture.width, architecture.ffn_width)
+        self.operator_norm = RMSNorm(architecture.width, architecture.norm_eps)
+        self.ffn_norm = RMSNorm(architecture.width, architecture.norm_eps)
+
+    def forward(self, x: Tensor, shared: Pass, state: KVState | ConvState | None) -> Tensor:
+        """[B, T, width] -> [B, T, width]."""
+        x = x + self.get_submodule(self.operator_name)(self.operator_norm(x), shared, state)
+        out: Tensor = x + self.feed_forward(self.ffn_norm(x))
+        return out
+
+
+class Decoder(nn.Module):
+    """Embedding, layers and the final norm; named as transformers' Lfm2Model."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        self.embed_tokens = TiedEmbedding(architecture.vocab_size, architecture.width)
+        self.layers = nn.ModuleList(Layer(architecture, block) for block in architecture.blocks)
+        self.embedding_norm = RMSNorm(architecture.width, architecture.norm_eps)
+
+
+class HybridLM(nn.Module):
+    """A decoder-only hybrid model of an Architecture, its weights drawn from `seed`."""
+
+    def __init__(self, architecture: Architecture, *, seed: int = 0) -> None:
+        super().__init__()
+        self.architecture = architecture
+        self.model = Decoder(architecture)
+        self._initialise(seed)
+
+    def forward(
+        self, tokens: Tensor, *, documents: Tensor | None = None, cache: Cache | None = None, last_only: bool = False
+    ) -> Tensor:
+        """Logits of the next token.
+
+        Args:
+            tokens: [B, T] int64.
+            documents: [B, T] ids; positions see only positions of their own document. Documents lie in runs.
+            cache: what was read before; it is advanced by T. Not together with `documents`.
+            last_only: logits of the last position only.
+
+        Returns:
+            [B, T, vocab], or [B, 1, vocab] with `last_only`.
+
+        Raises:
+            ContextOverflow: the cache is too small.
+            ValueError: documents and cache together.
+        """
+        h = self.hidden(tokens, documents=documents, cache=cache)
+        return self.model.embed_tokens.project(h[:, -1:] if last_only else h)
+
+    def hidden(self, tokens: Tensor, *, documents: Tensor | None = None, cache: Cache | None = None) -> Tensor:
+        """What `forward` projects to logits: [B, T, width] after the final norm."""
+        length = tokens.shape[1]
+        if cache is not None:
+            if documents is not None:
+                raise ValueError("packed documents and a cache cannot be used together")
+            cache.reserve(length)
+        start = 0 if cache is None else cache.length
+        shared = Pass(start, length, self.architecture.rope_theta, tokens.device, documents)
+        x = self.model.embed_tokens(tokens)
+        for index, layer in enumerate(self.model.layers):
+            x = layer(x, shared, None if cache is None else cache.states[index])
+        if cache is not None:
+            cache.length += length
+        out: Tensor = self.model.embedding_norm(x)
+        return out
+
+    def _initialise(self, seed: int) -> None:
+        # Variance-preserving per linear; what writes into the residual stream is scaled down by its 2 * depth writers
+        # (GPT-2's rule). The embedding is also the head, so its scale sets that of the first logits.
+        if self.model.embed_tokens.weight.is_meta:
+            return
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                if parameter.dim() == 1:
+                    continue
+                if name.endswith("embed_tokens.weight"):
+                    scale = 0.02
+                elif name.endswith(("out_proj.weight", "w2.weight")):
+                    scale = 1 / math.sqrt(parameter.shape[1] * 2 * self.architecture.depth)
+                else:
+                    scale = 1 / math.sqrt(math.prod(parameter.shape[1:]))
+                drawn = torch.randn(parameter.shape, generator=generator) * scale
+                parameter.copy_(drawn)
