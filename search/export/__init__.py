@@ -1,0 +1,9 @@
+"""Export to ExecuTorch: from an Architecture or a trained model to a Program.
+
+While searching, a Program is composed: every distinct piece (an operator or FFN of given dimensions) is lowered once
+and named by its content, and the runner chains them. What is shipped is monolithic: one file.
+"""
+
+from search.export.programs import Exported, export_candidates, export_model
+
+__all__ = ["Exported", "export_candidates", "export_model"]

@@ -1,0 +1,186 @@
+"""The model as it is deployed: the same function as `trainer.model`, written so that XNNPACK takes all of it.
+
+The rules, each measured on ExecuTorch 1.4.1: an RMS norm's mean is a linear layer (XNNPACK refuses `mean` over the
+last axis); B, C and x have projections of their own (a fused one leaves a split outside the delegate); the depthwise
+convolution is a `conv1d` over the state joined with the new positions; the KV cache is written by
+`llama.update_cache` and read by `llama.custom_sdpa`. Outside the delegate remain the embedding, the slices of RoPE and of the
+convolution's state, and those two operators.
+
+Every module takes x [1, S, d] with 1 <= S <= chunk, and gives (y, *returned states).
+"""
+
+from collections.abc import Mapping
+
+import torch
+from executorch.extension.llm.custom_ops import custom_ops  # noqa: F401 - registers torch.ops.llama
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - the field's name for it
+from torchao.quantization.quantize_.workflows.intx.intx_unpacked_to_int8_tensor import (
+    IntxUnpackedToInt8Tensor,
+    IntxUnpackedToInt8TensorActivationQuantization,
+)
+
+from device_agent.contracts import Quantisation
+from trainer.quantise import quantise_weight
+
+Weights = Mapping[str, Tensor]
+
+
+def _intx(weight: Tensor, group_size: int, dynamic_activations: bool) -> nn.Parameter:
+    q, scale = quantise_weight(weight, group_size)
+    activations = IntxUnpackedToInt8TensorActivationQuantization.INT8_ASYM_PER_TOKEN if dynamic_activations else None
+    tensor = IntxUnpackedToInt8Tensor(
+        q, scale, torch.zeros_like(scale, dtype=torch.int8), torch.int4, (1, group_size), torch.float32, activations
+    )
+    return nn.Parameter(tensor, requires_grad=False)
+
+
+def _linear(weight: Tensor, quantisation: Quantisation) -> nn.Linear:
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+    if quantisation.weight_bits == 4:
+        layer.weight = _intx(weight, quantisation.group_size, quantisation.activation_bits == 8)
+    else:
+        layer.weight = nn.Parameter(weight, requires_grad=False)
+    return layer
+
+
+class Norm(nn.Module):
+    """RMSNorm (arXiv 1910.07467) over the last axis."""
+
+    mean: Tensor
+
+    def __init__(self, weight: Tensor, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.register_buffer("mean", torch.full((1, weight.shape[0]), 1 / weight.shape[0]))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., n] -> [..., n]."""
+        return x * torch.rsqrt(F.linear(x * x, self.mean) + self.eps) * self.weight
+
+
+class Embedding(nn.Module):
+    """Token ids int64 [1, S] -> x [1, S, d]."""
+
+    def __init__(self, weights: Weights, quantisation: Quantisation) -> None:
+        super().__init__()
+        weight = weights["weight"]
+        self.table = nn.Embedding(*weight.shape, device="meta")
+        if quantisation.embedding_bits == 4:
+            self.table.weight = _intx(weight, quantisation.group_size, dynamic_activations=False)
+        else:
+            self.table.weight = nn.Parameter(weight, requires_grad=False)
+
+    def forward(self, tokens: Tensor) -> tuple[Tensor, ...]:
+        """Look up."""
+        return (self.table(tokens),)
+
+
+class Conv(nn.Module):
+    """Gated short convolution with its norm and residual; state: the last k-1 gated inputs [1, k-1, d]."""
+
+    def __init__(self, weights: Weights, eps: float, quantisation: Quantisation) -> None:
+        super().__init__()
+        self.norm = Norm(weights["norm"], eps)
+        b, c, x = weights["in_proj"].chunk(3)
+        self.b, self.c, self.x = (_linear(part, quantisation) for part in (b, c, x))
+        self.out = _linear(weights["out_proj"], quantisation)
+        self.kernel = nn.Parameter(weights["conv"], requires_grad=False)
+
+    def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, ...]:
+        """(x [1, S, d], state) -> (y, next state)."""
+        h = self.norm(x)
+        joined = torch.cat([state, self.b(h) * self.x(h)], dim=1)
+        z = F.conv1d(joined.transpose(1, 2), self.kernel, groups=joined.shape[2]).transpose(1, 2)
+        return x + self.out(self.c(h) * z), joined[:, -state.shape[1] :]
+
+
+class Attention(nn.Module):
+    """GQA with per-head QK-norm and RoPE; state: keys and values [1, L, kv_heads, head_dim], written in place."""
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(
+        self, weights: Weights, heads: int, eps: float, rope: tuple[Tensor, Tensor], quantisation: Quantisation
+    ) -> None:
+        super().__init__()
+        self.norm = Norm(weights["norm"], eps)
+        self.q = _linear(weights["q_proj"], quantisation)
+        self.k = _linear(weights["k_proj"], quantisation)
+        self.v = _linear(weights["v_proj"], quantisation)
+        self.out = _linear(weights["out_proj"], quantisation)
+        self.q_norm = Norm(weights["q_norm"], eps)
+        self.k_norm = Norm(weights["k_norm"], eps)
+        self.register_buffer("cos", rope[0])
+        self.register_buffer("sin", rope[1])
+        self.heads = heads
+        self.head_dim = weights["q_norm"].shape[0]
+        self.kv_heads = weights["k_proj"].shape[0] // self.head_dim
+
+    def _rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        half = self.head_dim // 2
+        return x * cos + torch.cat([-x[..., half:], x[..., :half]], dim=-1) * sin
+
+    def forward(self, x: Tensor, position: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, ...]:
+        """(x [1, S, d], position int64 [1] of the first row, caches) -> (y,)."""
+        length = x.shape[1]
+        start = position[0].item()
+        torch._check(start >= 0)
+        torch._check(start + length <= keys.shape[1])
+        h = self.norm(x)
+        q = self.q_norm(self.q(h).view(1, length, self.heads, self.head_dim))
+        k = self.k_norm(self.k(h).view(1, length, self.kv_heads, self.head_dim))
+        v = self.v(h).view(1, length, self.kv_heads, self.head_dim)
+        cos, sin = (table.narrow(0, start, length)[:, None] for table in (self.cos, self.sin))
+        torch.ops.llama.update_cache(self._rotate(k, cos, sin), keys, start)
+        torch.ops.llama.update_cache(v, values, start)
+        y = torch.ops.llama.custom_sdpa(self._rotate(q, cos, sin), keys, values, start, None, 0.0, True)
+        return (x + self.out(y.reshape(1, length, self.heads * self.head_dim)),)
+
+
+class FeedForward(nn.Module):
+    """SwiGLU (arXiv 2002.05202) with its norm and residual."""
+
+    def __init__(self, weights: Weights, eps: float, quantisation: Quantisation) -> None:
+        super().__init__()
+        self.norm = Norm(weights["norm"], eps)
+        self.w1, self.w2, self.w3 = (_linear(weights[name], quantisation) for name in ("w1", "w2", "w3"))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """[1, S, d] -> [1, S, d]."""
+        h = self.norm(x)
+        return (x + self.w2(F.silu(self.w1(h)) * self.w3(h)),)
+
+
+class Head(nn.Module):
+    """The last position's logits [1, 1, V]."""
+
+    def __init__(self, weights: Weights, eps: float, quantisation: Quantisation) -> None:
+        super().__init__()
+        self.norm = Norm(weights["norm"], eps)
+        self.out = _linear(weights["weight"], quantisation)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """[1, S, d] -> [1, 1, V]."""
+        return (self.out(self.norm(x[:, -1:])),)
+
+
+class Chain(nn.Module):
+    """Pieces one after the other as one module: (tokens, position, *states) -> (logits, *returned states)."""
+
+    def __init__(self, pieces: list[nn.Module], arity: list[tuple[bool, int]]) -> None:
+        super().__init__()
+        self.pieces = nn.ModuleList(pieces)
+        self.arity = arity
+
+    def forward(self, tokens: Tensor, position: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        """`arity` says of each piece whether it takes the position, and how many states."""
+        x, returned, taken = tokens, [], 0
+        for piece, (takes_position, count) in zip(self.pieces, self.arity, strict=True):
+            own = states[taken : taken + count]
+            taken += count
+            x, *new = piece(x, position, *own) if takes_position else piece(x, *own)
+            returned += new
+        return (x, *returned)

@@ -1,0 +1,194 @@
+"""Pieces: what a Program is composed of, each named by everything that determines its lowered bytes."""
+
+import importlib.metadata
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from functools import cache
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from device_agent.contracts import Quantisation, Sha256, StateSpec, content_hash
+from device_agent.contracts.base import Wire
+from search.export import modules
+from trainer.architecture import Architecture, ShortConv
+from trainer.model import rope
+
+_FORMAT = 1  # raised when `modules` or `lower` changes what is lowered, so that old bytes are not taken for new
+
+
+@cache
+def toolchain() -> tuple[tuple[str, str], ...]:
+    """The versions that determine what lowering gives."""
+    return tuple((name, importlib.metadata.version(name)) for name in ("executorch", "torch", "torchao"))
+
+
+class _Piece(Wire, ABC):
+    width: int
+    chunk: int
+    quantisation: Quantisation
+
+    @property
+    def key(self) -> Sha256:
+        """The name under which lowered bytes are kept, when their values do not matter (random weights)."""
+        return content_hash({"format": _FORMAT, "toolchain": toolchain(), "piece": self.model_dump(mode="json")})
+
+    def random_weights(self) -> modules.Weights:
+        """Weights of the right shapes, the same in every run: timing depends on shapes alone."""
+        generator = torch.Generator().manual_seed(0)
+        return {
+            name: torch.randn(shape, generator=generator) / shape[-1] ** 0.5 if len(shape) > 1 else torch.ones(shape)
+            for name, shape in self.shapes().items()
+        }
+
+    @abstractmethod
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of every weight, by name."""
+
+    @abstractmethod
+    def module(self, weights: modules.Weights) -> nn.Module:
+        """The deployed module over these weights."""
+
+    def states(self) -> tuple[StateSpec, ...]:
+        """The state that it carries."""
+        return ()
+
+    @property
+    def takes_position(self) -> bool:
+        """Whether the position of the first row is an input."""
+        return False
+
+    def example(self) -> Tensor:
+        """An input of a length that no rule singles out."""
+        return torch.zeros(1, max(2, self.chunk // 2), self.width)
+
+
+class EmbeddingPiece(_Piece):
+    """Token ids to vectors."""
+
+    kind: Literal["embedding"] = "embedding"
+    vocab_size: int
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:  # noqa: D102 - as the base
+        return {"weight": (self.vocab_size, self.width)}
+
+    def module(self, weights: modules.Weights) -> nn.Module:  # noqa: D102
+        return modules.Embedding(weights, self.quantisation)
+
+    def example(self) -> Tensor:  # noqa: D102
+        return torch.zeros(1, max(2, self.chunk // 2), dtype=torch.int64)
+
+
+class ConvPiece(_Piece):
+    """A gated short convolution."""
+
+    kind: Literal["conv"] = "conv"
+    kernel: int
+    eps: float
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:  # noqa: D102
+        d = self.width
+        return {"norm": (d,), "in_proj": (3 * d, d), "conv": (d, 1, self.kernel), "out_proj": (d, d)}
+
+    def module(self, weights: modules.Weights) -> nn.Module:  # noqa: D102
+        return modules.Conv(weights, self.eps, self.quantisation)
+
+    def states(self) -> tuple[StateSpec, ...]:  # noqa: D102
+        return (StateSpec(name="conv", shape=(1, self.kernel - 1, self.width), update="returned"),)
+
+
+class AttentionPiece(_Piece):
+    """Grouped-query attention over a cache of `context` positions."""
+
+    kind: Literal["attention"] = "attention"
+    heads: int
+    kv_heads: int
+    head_dim: int
+    context: int
+    theta: float
+    eps: float
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:  # noqa: D102
+        d, q, kv = self.width, self.heads * self.head_dim, self.kv_heads * self.head_dim
+        head = (self.head_dim,)
+        projections = {"q_proj": (q, d), "k_proj": (kv, d), "v_proj": (kv, d), "out_proj": (d, q)}
+        return {"norm": (d,), **projections, "q_norm": head, "k_norm": head}
+
+    def module(self, weights: modules.Weights) -> nn.Module:  # noqa: D102
+        tables = rope(torch.arange(self.context), self.head_dim, self.theta)
+        return modules.Attention(weights, self.heads, self.eps, tables, self.quantisation)
+
+    def states(self) -> tuple[StateSpec, ...]:  # noqa: D102
+        shape = (1, self.context, self.kv_heads, self.head_dim)
+        return tuple(StateSpec(name=name, shape=shape, update="in_place") for name in ("keys", "values"))
+
+    @property
+    def takes_position(self) -> bool:  # noqa: D102
+        return True
+
+
+class FeedForwardPiece(_Piece):
+    """A SwiGLU."""
+
+    kind: Literal["ffn"] = "ffn"
+    ffn_width: int
+    eps: float
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:  # noqa: D102
+        d, f = self.width, self.ffn_width
+        return {"norm": (d,), "w1": (f, d), "w2": (d, f), "w3": (f, d)}
+
+    def module(self, weights: modules.Weights) -> nn.Module:  # noqa: D102
+        return modules.FeedForward(weights, self.eps, self.quantisation)
+
+
+class HeadPiece(_Piece):
+    """The final norm and the output projection."""
+
+    kind: Literal["head"] = "head"
+    vocab_size: int
+    eps: float
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:  # noqa: D102
+        return {"norm": (self.width,), "weight": (self.vocab_size, self.width)}
+
+    def module(self, weights: modules.Weights) -> nn.Module:  # noqa: D102
+        return modules.Head(weights, self.eps, self.quantisation)
+
+
+Piece = Annotated[
+    EmbeddingPiece | ConvPiece | AttentionPiece | FeedForwardPiece | HeadPiece, Field(discriminator="kind")
+]
+
+
+def pieces_of(
+    architecture: Architecture, *, context: int, chunk: int, quantisation: Quantisation
+) -> Iterator[tuple[str, Piece, dict[str, str]]]:
+    """(name, piece, weight name -> parameter name of `trainer.model`), in the order of the chain.
+
+    An operator and its FFN are pieces of their own: distinct pieces then add where distinct blocks would multiply.
+    """
+    a = architecture
+    common = {"width": a.width, "chunk": chunk, "quantisation": quantisation}
+    embed = "model.embed_tokens.weight"
+    yield "embedding", EmbeddingPiece(**common, vocab_size=a.vocab_size), {"weight": embed}
+    for i, block in enumerate(a.blocks):
+        layer = f"model.layers.{i}"
+        names = {"norm": f"{layer}.operator_norm.weight"}
+        if isinstance(block, ShortConv):
+            names |= {name: f"{layer}.conv.{name}.weight" for name in ("in_proj", "conv", "out_proj")}
+            yield f"layers.{i}.conv", ConvPiece(**common, kernel=block.kernel, eps=a.norm_eps), names
+        else:
+            at = f"{layer}.self_attn"
+            names |= {name: f"{at}.{name}.weight" for name in ("q_proj", "k_proj", "v_proj", "out_proj")}
+            names |= {"q_norm": f"{at}.q_layernorm.weight", "k_norm": f"{at}.k_layernorm.weight"}
+            shape = {"heads": block.heads, "kv_heads": block.kv_heads, "head_dim": block.head_dim}
+            attention = AttentionPiece(**common, **shape, context=context, theta=a.rope_theta, eps=a.norm_eps)
+            yield f"layers.{i}.attention", attention, names
+        names = {"norm": f"{layer}.ffn_norm.weight"}
+        names |= {name: f"{layer}.feed_forward.{name}.weight" for name in ("w1", "w2", "w3")}
+        yield f"layers.{i}.ffn", FeedForwardPiece(**common, ffn_width=a.ffn_width, eps=a.norm_eps), names
+    head = HeadPiece(**common, vocab_size=a.vocab_size, eps=a.norm_eps)
+    yield "head", head, {"norm": "model.embedding_norm.weight", "weight": embed}
