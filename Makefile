@@ -1,0 +1,64 @@
+# Fulcrum's two doors: `make demo` and `make test`. Both set up everything they need; see `make help`.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## Say what there is
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 16
+
+# torch goes first and alone, so that a CPU build which pip can see wins over the newest CUDA build.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q -c constraints.txt torch
+	$(BIN)/pip install -q -c constraints.txt -e '.[all]'
+	@touch $@
+
+$(VENV)/.developer: $(VENV)/.installed
+	$(BIN)/pip install -q 'pip>=25.1'
+	$(BIN)/pip install -q -c constraints.txt --group dev
+	@touch $@
+
+.PHONY: setup
+setup: host $(VENV)/.installed ## Install Fulcrum and what it needs into .venv
+
+# A compiler and the interpreter's library: the virtual phone's runner is built on this host.
+.PHONY: host
+host:
+	@command -v g++ >/dev/null && $(PYTHON) -m venv --help >/dev/null 2>&1 && ls /usr/lib/*/libpython3.11.so.1.0 >/dev/null 2>&1 \
+	  || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -q -y --no-install-recommends g++ libpython3.11 python3.11-venv; }
+
+.PHONY: chromium
+chromium:
+	@command -v chromium >/dev/null || [ -n "$$FULCRUM_CHROMIUM" ] \
+	  || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -q -y --no-install-recommends chromium; }
+
+.PHONY: demo
+demo: ## Set up, then the main job: a search on a virtual phone, a winner, trained and talking (ARGS="--exit --summary out.json")
+	@start=$$(date +%s); $(MAKE) --no-print-directory setup && echo "Set-up took $$(( $$(date +%s) - start )) s."
+	@$(BIN)/fulcrum demo $(ARGS)
+
+.PHONY: test
+test: ## Set up, then all checks and tests
+	@start=$$(date +%s); $(MAKE) --no-print-directory setup chromium $(VENV)/.developer && echo "Set-up took $$(( $$(date +%s) - start )) s."
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+.PHONY: bench-search
+bench-search: setup $(VENV)/.developer ## Our sampler beside Optuna's random one on a synthetic landscape
+	$(BIN)/python tests/search/bench_sampler.py
+
+.PHONY: constraints
+constraints: setup $(VENV)/.developer ## Pin what is installed now
+	$(BIN)/pip freeze --exclude-editable | grep -vE '^(fulcrum|pip|setuptools)\b' | sed 's/+cpu$$//' > constraints.txt
+
+.PHONY: clean
+clean: ## Remove the environment; data in .fulcrum stays
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache
