@@ -1,10 +1,13 @@
 """What the search needs of the world. The server wires these to its database, its queue and its disk."""
 
 from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
 from typing import Protocol as Port
 
 from device_agent.contracts import Measurement, Program, Protocol, Sha256
 from search.candidate import Candidate, Quality, Verdict
+from search.spec import SearchSpec
 from trainer.architecture import Architecture
 
 
@@ -29,6 +32,10 @@ class Store(Port):
 
     def put(self, data: bytes) -> Sha256:
         """Keep `data`; returns its name."""
+        ...
+
+    def get(self, sha256: Sha256) -> bytes:
+        """What was kept under this name. Raises FulcrumError (infrastructure) if it is gone."""
         ...
 
 
@@ -66,3 +73,40 @@ class Ledger(Port):
     def conclude(self, verdict: Verdict) -> None:
         """The end."""
         ...
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A Program whose files are in the store, and the seconds it took."""
+
+    program: Program
+    build_seconds: float
+    export_seconds: float
+
+
+class Export(Port):
+    """Builds architectures with untrained weights and exports them, distinct blocks side by side."""
+
+    def __call__(
+        self,
+        architectures: Sequence[Architecture],
+        spec: SearchSpec,
+        store: Store,
+        cache: BlockCache,
+        executor: Executor,
+    ) -> Sequence[Exported | Exception]:
+        """One Program or exception per architecture, in order."""
+        ...
+
+
+@dataclass(frozen=True)
+class World:
+    """All that a search needs from outside."""
+
+    ledger: Ledger
+    store: Store
+    cache: BlockCache
+    export: Export
+    measure: Measure
+    score: Score
+    executor: Executor

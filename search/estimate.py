@@ -1,0 +1,57 @@
+"""What is known of an Architecture before it is built: the bytes it cannot do without, and what it may cost."""
+
+from search.spec import SearchSpec
+from trainer.architecture import Architecture, Attention, ShortConv
+
+_SCALE_BYTES = 2  # bfloat16
+_CALL_BYTES = 200_000  # a stage's fixed cost, as the weights a core would read meanwhile (20 us at 10 GB/s)
+
+
+def floor_bytes(architecture: Architecture, spec: SearchSpec) -> int:
+    """A lower bound of peak memory above the empty runner, in bytes.
+
+    Counted: the weights of every linear at the deployment's bits with one bfloat16 scale per group, the tied
+    embedding once (a Program may hold it twice), float32 norms and convolutions, and the float32 state that the
+    protocol fills: keys and values of its positions, and a convolution's last k-1 inputs. Activations, the
+    runtime and a second copy of packed weights come on top.
+    """
+    quantisation, positions = spec.quantisation, spec.protocol.prefill_tokens + spec.protocol.decode_tokens
+    linear = _bytes_per_weight(quantisation.weight_bits, quantisation.group_size)
+    embedding = _bytes_per_weight(quantisation.embedding_bits, quantisation.group_size)
+    total = architecture.vocab_size * architecture.width * min(linear, embedding) + 4 * architecture.width
+    for block in architecture.blocks:
+        plain = plain_parameters(architecture, block)
+        total += (architecture.block_parameters(block) - plain) * linear + plain * 4
+        total += 4 * state_values(architecture, block, positions)
+    return int(total)
+
+
+def predicted_decode(architecture: Architecture, spec: SearchSpec) -> float:
+    """The relative cost of one decoded token: bytes read, plus a fixed cost per stage. Good for ranking only."""
+    positions = spec.protocol.prefill_tokens + spec.protocol.decode_tokens
+    per_weight = _bytes_per_weight(spec.quantisation.weight_bits, spec.quantisation.group_size)
+    cache = sum(4 * state_values(architecture, block, positions) for block in architecture.blocks)
+    return architecture.parameters * per_weight + cache + (architecture.depth + 2) * _CALL_BYTES
+
+
+def decoder_parameters(architecture: Architecture) -> int:
+    """Parameters without the embedding: the training-free proxy of quality (arXiv 2203.02094, section 4)."""
+    return architecture.parameters - architecture.vocab_size * architecture.width
+
+
+def plain_parameters(architecture: Architecture, block: ShortConv | Attention) -> int:
+    """Parameters of a layer that stay float32: norms, and a convolution's kernel."""
+    if isinstance(block, ShortConv):
+        return 2 * architecture.width + block.kernel * architecture.width
+    return 2 * architecture.width + 2 * block.head_dim
+
+
+def state_values(architecture: Architecture, block: ShortConv | Attention, positions: int) -> int:
+    """Numbers of state that a layer holds after `positions` tokens."""
+    if isinstance(block, ShortConv):
+        return (block.kernel - 1) * architecture.width
+    return 2 * positions * block.kv_heads * block.head_dim
+
+
+def _bytes_per_weight(bits: int, group_size: int) -> float:
+    return 4.0 if bits == 32 else bits / 8 + _SCALE_BYTES / group_size

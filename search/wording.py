@@ -1,0 +1,95 @@
+"""The sentences of a verdict, in plain English."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from device_agent.contracts import Fault
+from search.candidate import BudgetReport, Candidate
+from search.objectives import worst
+
+_NAMES = {"decode_ms": "decode latency", "ttft_ms": "time to first token", "peak_memory_mb": "peak memory"}
+_UNITS = {"decode_ms": "ms per token", "ttft_ms": "ms", "peak_memory_mb": "MB"}
+
+
+def said(sentences: Iterable[str]) -> str:
+    """One paragraph."""
+    return " ".join(sentence for sentence in sentences if sentence)
+
+
+def amount(budget: str, value: float) -> str:
+    """A value with its unit, to three digits."""
+    digits = 0 if value >= 100 else 1 if value >= 10 else 2
+    return f"{value:.{digits}f} {_UNITS[budget]}"
+
+
+def winner_sentences(
+    winner: Candidate, feasible: int, tried: int, probability: float, confident: float, bounded: bool
+) -> list[str]:
+    """Who wins and how sure that is."""
+    bits = f"{winner.quality.bits_per_byte:.3f} bits per byte" if winner.quality else "no score"
+    if not bounded:
+        return [f"Candidate {winner.number} wins with the best quality, {bits}, of {tried} tried; no budget was set."]
+    kept = _count(feasible, "candidate that keeps", "candidates that keep")
+    if probability >= confident:
+        return [f"Candidate {winner.number} wins with {bits}, of {kept} every budget, out of {tried} tried."]
+    return [
+        f"Candidate {winner.number} wins with {bits}: of {kept} every budget, out of {tried} tried, it is the surest.",
+        f"Still, it keeps all of them with a probability of only {probability:.0%}: "
+        f"measure it again with more blocks before you rely on it.",
+    ]
+
+
+def excluded_sentence(report: BudgetReport, other: Candidate | None) -> str:
+    """How one budget bears on the winner; `other` would win without it."""
+    name, bound = _NAMES[report.budget].capitalize(), amount(report.budget, report.bound)
+    used = f"the winner takes {amount(report.budget, report.winner_value or 0.0)} of {bound}"
+    if other is None:
+        return f"{name} does not bind: {used}."
+    bits = f"{other.quality.bits_per_byte:.3f} bits per byte" if other.quality else "no score"
+    value = amount(report.budget, worst(other.profiles, report.budget))
+    return f"{name} binds ({used}): without it candidate {other.number} would win, with {bits} at {value}."
+
+
+def nothing_feasible(done: int, reports: Sequence[BudgetReport], nearest: Candidate | None) -> str:
+    """Which budgets are missed and by how much, and what to do about it."""
+    if nearest is None:
+        return "There is no winner: no candidate was measured and scored."
+    sentences = [f"There is no winner: none of {_count(done, 'candidate', 'candidates')} keeps every budget."]
+    unmet = [r for r in reports if r.best_value is not None and r.best_value > r.bound]
+    for report in unmet:
+        best, over = report.best_value or 0.0, (report.best_value or 0.0) / report.bound - 1
+        sentences.append(
+            f"Nobody keeps the {_NAMES[report.budget]} of {amount(report.budget, report.bound)}: "
+            f"the best seen is {amount(report.budget, best)}, {over:.0%} over."
+        )
+    if not unmet:
+        sentences.append("Each budget by itself is kept by some candidate, but not all together.")
+    broken = {name: excess for name, excess in nearest.violations.items() if excess > 0}
+    misses = ", ".join(
+        f"{_NAMES[name]} {amount(name, worst(nearest.profiles, name))} ({excess:.0%} over)"
+        for name, excess in broken.items()
+    )
+    sentences.append(f"Candidate {nearest.number} comes nearest: {misses}.")
+    raised = " and ".join(f"{name} to {_raised(nearest, name)}" for name in broken)
+    sentences.append(
+        f"To get a winner, raise {raised}, or let the space contain smaller models (width, depth, ffn_ratio), "
+        f"or try more candidates."
+    )
+    return said(sentences)
+
+
+def failures_sentence(tried: int, faults: Mapping[str, int], last: Fault | None) -> str:
+    """How many failed, and of what."""
+    if last is None:
+        return ""
+    kinds = ", ".join(f"{times} with {slug}" for slug, times in sorted(faults.items(), key=lambda f: (-f[1], f[0])))
+    advice = f" {last.advice}" if last.advice else ""
+    return f"{sum(faults.values())} of {tried} tried failed ({kinds}); the last said: {last.message}{advice}"
+
+
+def _raised(candidate: Candidate, budget: str) -> str:
+    """A bound that this candidate keeps with a little room, to three digits."""
+    return f"{worst(candidate.profiles, budget) * 1.05:.3g}"
+
+
+def _count(n: int, one: str, many: str) -> str:
+    return f"{n} {one if n == 1 else many}"
