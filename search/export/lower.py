@@ -1,7 +1,7 @@
 """Lowering: from a module of `search.export.modules` to the bytes of a .pte file.
 
-One method `forward` with a dynamic length serves prefill and decode: weights are packed once, any prompt length runs,
-and one graph is lowered instead of two. At the widths of LFM2-350M a dynamic method was measured as fast as static ones.
+One method `forward` with a dynamic length serves prefill and decode: weights are packed once, any prompt length
+runs, and one graph is lowered instead of two. At LFM2-350M's widths it was measured as fast as static methods.
 """
 
 import logging
@@ -72,7 +72,7 @@ def _strip_input_mutations(exported: ExportedProgram) -> ExportedProgram:
 
     The functional form would copy the whole cache out and back at every step, and give it as an output.
     """
-    program = exported.run_decompositions({})
+    program: ExportedProgram = exported.run_decompositions({})
     signature = program.graph_signature
     kept = [i for i, spec in enumerate(signature.output_specs) if spec.kind != OutputKind.USER_INPUT_MUTATION]
     output = program.graph.find_nodes(op="output")[0]

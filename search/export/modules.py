@@ -3,34 +3,37 @@
 The rules, each measured on ExecuTorch 1.4.1: an RMS norm's mean is a linear layer (XNNPACK refuses `mean` over the
 last axis); B, C and x have projections of their own (a fused one leaves a split outside the delegate); the depthwise
 convolution is a `conv1d` over the state joined with the new positions; the KV cache is written by
-`llama.update_cache` and read by `llama.custom_sdpa`. Outside the delegate remain the embedding, the slices of RoPE and of the
-convolution's state, and those two operators.
+`llama.update_cache` and read by `llama.custom_sdpa`. Outside the delegate remain those two, the embedding, and the
+slices of RoPE and of the convolution's state.
 
 Every module takes x [1, S, d] with 1 <= S <= chunk, and gives (y, *returned states).
 """
 
 from collections.abc import Mapping
+from typing import cast
 
 import torch
 from executorch.extension.llm.custom_ops import custom_ops  # noqa: F401 - registers torch.ops.llama
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 - the field's name for it
+from torch.nn import functional as F
 from torchao.quantization.quantize_.workflows.intx.intx_unpacked_to_int8_tensor import (
     IntxUnpackedToInt8Tensor,
     IntxUnpackedToInt8TensorActivationQuantization,
 )
-
-from device_agent.contracts import Quantisation
 from trainer.quantise import quantise_weight
 
+from device_agent.contracts import Quantisation
+
 Weights = Mapping[str, Tensor]
+
+_INT4: torch.dtype = getattr(torch, "int4")  # noqa: B009 - torch's stubs do not know it
 
 
 def _intx(weight: Tensor, group_size: int, dynamic_activations: bool) -> nn.Parameter:
     q, scale = quantise_weight(weight, group_size)
     activations = IntxUnpackedToInt8TensorActivationQuantization.INT8_ASYM_PER_TOKEN if dynamic_activations else None
     tensor = IntxUnpackedToInt8Tensor(
-        q, scale, torch.zeros_like(scale, dtype=torch.int8), torch.int4, (1, group_size), torch.float32, activations
+        q, scale, torch.zeros_like(scale, dtype=torch.int8), _INT4, (1, group_size), torch.float32, activations
     )
     return nn.Parameter(tensor, requires_grad=False)
 
@@ -66,7 +69,7 @@ class Embedding(nn.Module):
     def __init__(self, weights: Weights, quantisation: Quantisation) -> None:
         super().__init__()
         weight = weights["weight"]
-        self.table = nn.Embedding(*weight.shape, device="meta")
+        self.table = nn.Embedding(weight.shape[0], weight.shape[1], device="meta")
         if quantisation.embedding_bits == 4:
             self.table.weight = _intx(weight, quantisation.group_size, dynamic_activations=False)
         else:
@@ -126,7 +129,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, position: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, ...]:
         """(x [1, S, d], position int64 [1] of the first row, caches) -> (y,)."""
         length = x.shape[1]
-        start = position[0].item()
+        start = cast(int, position[0].item())
         torch._check(start >= 0)
         torch._check(start + length <= keys.shape[1])
         h = self.norm(x)

@@ -4,11 +4,12 @@ import importlib.metadata
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from functools import cache
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypedDict
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from typing_extensions import override
 
 from device_agent.contracts import Quantisation, Sha256, StateSpec, content_hash
 from device_agent.contracts.base import Wire
@@ -71,13 +72,16 @@ class EmbeddingPiece(_Piece):
     kind: Literal["embedding"] = "embedding"
     vocab_size: int
 
-    def shapes(self) -> dict[str, tuple[int, ...]]:  # noqa: D102 - as the base
+    @override
+    def shapes(self) -> dict[str, tuple[int, ...]]:
         return {"weight": (self.vocab_size, self.width)}
 
-    def module(self, weights: modules.Weights) -> nn.Module:  # noqa: D102
+    @override
+    def module(self, weights: modules.Weights) -> nn.Module:
         return modules.Embedding(weights, self.quantisation)
 
-    def example(self) -> Tensor:  # noqa: D102
+    @override
+    def example(self) -> Tensor:
         return torch.zeros(1, max(2, self.chunk // 2), dtype=torch.int64)
 
 
@@ -88,14 +92,17 @@ class ConvPiece(_Piece):
     kernel: int
     eps: float
 
-    def shapes(self) -> dict[str, tuple[int, ...]]:  # noqa: D102
+    @override
+    def shapes(self) -> dict[str, tuple[int, ...]]:
         d = self.width
         return {"norm": (d,), "in_proj": (3 * d, d), "conv": (d, 1, self.kernel), "out_proj": (d, d)}
 
-    def module(self, weights: modules.Weights) -> nn.Module:  # noqa: D102
+    @override
+    def module(self, weights: modules.Weights) -> nn.Module:
         return modules.Conv(weights, self.eps, self.quantisation)
 
-    def states(self) -> tuple[StateSpec, ...]:  # noqa: D102
+    @override
+    def states(self) -> tuple[StateSpec, ...]:
         return (StateSpec(name="conv", shape=(1, self.kernel - 1, self.width), update="returned"),)
 
 
@@ -110,22 +117,26 @@ class AttentionPiece(_Piece):
     theta: float
     eps: float
 
-    def shapes(self) -> dict[str, tuple[int, ...]]:  # noqa: D102
+    @override
+    def shapes(self) -> dict[str, tuple[int, ...]]:
         d, q, kv = self.width, self.heads * self.head_dim, self.kv_heads * self.head_dim
         head = (self.head_dim,)
         projections = {"q_proj": (q, d), "k_proj": (kv, d), "v_proj": (kv, d), "out_proj": (d, q)}
         return {"norm": (d,), **projections, "q_norm": head, "k_norm": head}
 
-    def module(self, weights: modules.Weights) -> nn.Module:  # noqa: D102
+    @override
+    def module(self, weights: modules.Weights) -> nn.Module:
         tables = rope(torch.arange(self.context), self.head_dim, self.theta)
         return modules.Attention(weights, self.heads, self.eps, tables, self.quantisation)
 
-    def states(self) -> tuple[StateSpec, ...]:  # noqa: D102
+    @override
+    def states(self) -> tuple[StateSpec, ...]:
         shape = (1, self.context, self.kv_heads, self.head_dim)
         return tuple(StateSpec(name=name, shape=shape, update="in_place") for name in ("keys", "values"))
 
     @property
-    def takes_position(self) -> bool:  # noqa: D102
+    @override
+    def takes_position(self) -> bool:
         return True
 
 
@@ -136,11 +147,13 @@ class FeedForwardPiece(_Piece):
     ffn_width: int
     eps: float
 
-    def shapes(self) -> dict[str, tuple[int, ...]]:  # noqa: D102
+    @override
+    def shapes(self) -> dict[str, tuple[int, ...]]:
         d, f = self.width, self.ffn_width
         return {"norm": (d,), "w1": (f, d), "w2": (d, f), "w3": (f, d)}
 
-    def module(self, weights: modules.Weights) -> nn.Module:  # noqa: D102
+    @override
+    def module(self, weights: modules.Weights) -> nn.Module:
         return modules.FeedForward(weights, self.eps, self.quantisation)
 
 
@@ -151,16 +164,24 @@ class HeadPiece(_Piece):
     vocab_size: int
     eps: float
 
-    def shapes(self) -> dict[str, tuple[int, ...]]:  # noqa: D102
+    @override
+    def shapes(self) -> dict[str, tuple[int, ...]]:
         return {"norm": (self.width,), "weight": (self.vocab_size, self.width)}
 
-    def module(self, weights: modules.Weights) -> nn.Module:  # noqa: D102
+    @override
+    def module(self, weights: modules.Weights) -> nn.Module:
         return modules.Head(weights, self.eps, self.quantisation)
 
 
 Piece = Annotated[
     EmbeddingPiece | ConvPiece | AttentionPiece | FeedForwardPiece | HeadPiece, Field(discriminator="kind")
 ]
+
+
+class _Common(TypedDict):
+    width: int
+    chunk: int
+    quantisation: Quantisation
 
 
 def pieces_of(
@@ -171,7 +192,7 @@ def pieces_of(
     An operator and its FFN are pieces of their own: distinct pieces then add where distinct blocks would multiply.
     """
     a = architecture
-    common = {"width": a.width, "chunk": chunk, "quantisation": quantisation}
+    common = _Common(width=a.width, chunk=chunk, quantisation=quantisation)
     embed = "model.embed_tokens.weight"
     yield "embedding", EmbeddingPiece(**common, vocab_size=a.vocab_size), {"weight": embed}
     for i, block in enumerate(a.blocks):
@@ -184,8 +205,15 @@ def pieces_of(
             at = f"{layer}.self_attn"
             names |= {name: f"{at}.{name}.weight" for name in ("q_proj", "k_proj", "v_proj", "out_proj")}
             names |= {"q_norm": f"{at}.q_layernorm.weight", "k_norm": f"{at}.k_layernorm.weight"}
-            shape = {"heads": block.heads, "kv_heads": block.kv_heads, "head_dim": block.head_dim}
-            attention = AttentionPiece(**common, **shape, context=context, theta=a.rope_theta, eps=a.norm_eps)
+            attention = AttentionPiece(
+                **common,
+                heads=block.heads,
+                kv_heads=block.kv_heads,
+                head_dim=block.head_dim,
+                context=context,
+                theta=a.rope_theta,
+                eps=a.norm_eps,
+            )
             yield f"layers.{i}.attention", attention, names
         names = {"norm": f"{layer}.ffn_norm.weight"}
         names |= {name: f"{layer}.feed_forward.{name}.weight" for name in ("w1", "w2", "w3")}

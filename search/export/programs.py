@@ -3,30 +3,20 @@
 import time
 from collections.abc import Sequence
 from concurrent.futures import Executor, Future
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypedDict
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter
+from pydantic import BaseModel, TypeAdapter
 
 from device_agent.contracts import Program, Quantisation, Sha256, StageSpec
 from search.export import modules
 from search.export.lower import lower
 from search.export.pieces import Piece, pieces_of, toolchain
-from search.ports import BlockCache, Store
+from search.ports import BlockCache, Exported, Store
 from search.spec import SearchSpec
 from trainer.architecture import Architecture
 from trainer.model import HybridLM
 
 _PIECE: TypeAdapter[Piece] = TypeAdapter(Piece)
-
-
-class Exported(BaseModel):
-    """A candidate's Program, and where the seconds went: building modules, and lowering pieces not seen before."""
-
-    model_config = ConfigDict(frozen=True)
-
-    program: Program
-    build_seconds: float
-    export_seconds: float
 
 
 class _Lowered(NamedTuple):
@@ -55,8 +45,9 @@ def lower_piece(piece_json: str) -> _Lowered:
 
 
 def _chain(architecture: Architecture, spec: SearchSpec) -> list[tuple[str, Piece]]:
-    shape: dict[str, Any] = {"context": spec.context_length, "chunk": spec.prefill_chunk}
-    pieces = pieces_of(architecture, quantisation=spec.quantisation, **shape)
+    pieces = pieces_of(
+        architecture, context=spec.context_length, chunk=spec.prefill_chunk, quantisation=spec.quantisation
+    )
     return [(name, piece) for name, piece, _ in pieces]
 
 
@@ -79,11 +70,9 @@ def export_candidates(
         try:
             build, export = _settle(chain, pending, store, cache)
             exported.append(
-                Exported(
-                    program=_compose(architecture, chain, spec, cache), build_seconds=build, export_seconds=export
-                )
+                Exported(program=_compose(architecture, chain, spec, cache), build_seconds=build, export_seconds=export)
             )
-        except Exception as error:  # noqa: BLE001 - a candidate that cannot be exported is a result of its own
+        except Exception as error:  # a candidate that cannot be exported is a result of its own
             exported.append(error)
     return exported
 
@@ -116,11 +105,13 @@ def _compose(
         kept = _Kept.model_validate_json(value)
         files[kept.file] = kept.size
         planned += kept.planned
-        stages.append(
-            StageSpec(name=name, file=kept.file, takes_position=piece.takes_position, state=piece.states())
-        )
-    return _program(
-        "composed", architecture, spec.quantisation, spec.context_length, spec.prefill_chunk, planned, files, stages
+        stages.append(StageSpec(name=name, file=kept.file, takes_position=piece.takes_position, state=piece.states()))
+    return Program(
+        layout="composed",
+        planned_memory=planned,
+        files=files,
+        stages=tuple(stages),
+        **_facts(architecture, spec.quantisation, spec.context_length, spec.prefill_chunk),
     )
 
 
@@ -130,9 +121,7 @@ def export_model(
     """The monolithic Program of a trained model: one file, one stage."""
     weights = {name: tensor.detach().float() for name, tensor in model.state_dict().items()}
     parts, arity, states = [], [], []
-    pieces = list(
-        pieces_of(model.architecture, context=context_length, chunk=prefill_chunk, quantisation=quantisation)
-    )
+    pieces = list(pieces_of(model.architecture, context=context_length, chunk=prefill_chunk, quantisation=quantisation))
     for name, piece, parameters in pieces:
         parts.append(piece.module({short: weights[long] for short, long in parameters.items()}))
         arity.append((piece.takes_position, len(piece.states())))
@@ -141,40 +130,30 @@ def export_model(
     data, planned = lower(module, pieces[0][1].example(), prefill_chunk, True, states)
     file = store.put(data)
     stage = StageSpec(name="model", file=file, takes_position=True, state=tuple(states))
-    return _program(
-        "monolithic",
-        model.architecture,
-        quantisation,
-        context_length,
-        prefill_chunk,
-        planned,
-        {file: len(data)},
-        [stage],
+    return Program(
+        layout="monolithic",
+        planned_memory=planned,
+        files={file: len(data)},
+        stages=(stage,),
+        **_facts(model.architecture, quantisation, context_length, prefill_chunk),
     )
 
 
-def _program(
-    layout: Any,
-    architecture: Architecture,
-    quantisation: Quantisation,
-    context: int,
-    chunk: int,
-    planned: int,
-    files: dict[Sha256, int],
-    stages: list[StageSpec],
-) -> Program:
-    return Program(
-        layout=layout,
+class _Facts(TypedDict):
+    architecture: Sha256
+    executorch: str
+    quantisation: Quantisation
+    vocab_size: int
+    context_length: int
+    prefill_chunk: int
+
+
+def _facts(architecture: Architecture, quantisation: Quantisation, context: int, chunk: int) -> _Facts:
+    return _Facts(
         architecture=architecture.hash,
         executorch=dict(toolchain())["executorch"],
         quantisation=quantisation,
         vocab_size=architecture.vocab_size,
         context_length=context,
         prefill_chunk=chunk,
-        planned_memory=planned,
-        files=files,
-        stages=tuple(stages),
     )
-
-
-__all__ = ["Exported", "export_candidates", "export_model", "lower_piece"]

@@ -1,0 +1,55 @@
+"""The command line's root: mounts the groups and turns errors into words."""
+
+import sys
+from importlib import import_module
+
+import typer
+
+from device_agent.contracts import FulcrumError
+
+_GROUPS = {
+    "phone": "Register, list and remove phones; start a virtual one.",
+    "corpus": "Register the text that candidates are scored and winners are trained on.",
+    "search": "Submit searches, watch them, and read their candidates.",
+    "run": "Train a winner and hear it talk on the phone.",
+    "runner": "Build the program that phones run.",
+    "db": "Bring the database up to date.",
+}
+_COMMANDS = {"server": "server", "agent": "agent", "demo": "demo"}
+_EXTRAS = {"adb_shell": "agent", "cryptography": "agent", "torch": "search", "optuna": "search", "fastapi": "server"}
+
+
+def application() -> typer.Typer:
+    """The whole command, assembled; importing a group's module imports nothing heavy."""
+    app = typer.Typer(
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
+        help="Fulcrum: which language model should I build for this phone, and how do I get it?",
+        epilog="Start with: fulcrum demo",
+    )
+    for name, help_text in _GROUPS.items():
+        app.add_typer(import_module(f"server.cli.{name}").app, name=name, help=help_text)
+    for name, module in _COMMANDS.items():
+        app.command(name)(getattr(import_module(f"server.cli.{module}"), name))
+    return app
+
+
+def main() -> None:
+    """Run the command; errors of ours end it with their advice, a missing extra with the line that installs it."""
+    try:
+        application()()
+    except FulcrumError as error:
+        _say(error.message, error.advice)
+        sys.exit(1)
+    except ModuleNotFoundError as error:
+        extra = _EXTRAS.get((error.name or "").split(".")[0], "all")
+        _say(f"This command needs {error.name}, which is not installed.", f"pip install 'fulcrum[{extra}]'")
+        sys.exit(1)
+
+
+def _say(message: str, advice: str) -> None:
+    typer.secho(f"Error: {message}", fg=typer.colors.RED, err=True)
+    if advice:
+        typer.echo(advice, err=True)
