@@ -1,0 +1,102 @@
+"""Byte-level BPE: trained on the corpus, or loaded from a tokenizer.json.
+
+Every document begins with the end-of-text token, so that its first token is predicted from something and a prompt
+starts as a document does; a model that writes the token has ended its text.
+"""
+
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from trainer.errors import TokenizerError
+
+END_OF_TEXT = "<|endoftext|>"
+SMALLEST_VOCABULARY = 257  # 256 bytes and the end of text
+_SAMPLE_BYTES = 16_000_000  # merges hardly change beyond it, and the trainer's memory grows with distinct words
+_KNOWN_ENDS = (END_OF_TEXT, "<|im_end|>", "</s>", "<eos>", "<|end_of_text|>")
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """A byte-level BPE of at most `vocab_size` ids (fewer where the text has no more pairs to merge).
+
+    Raises:
+        TokenizerError: fewer ids than there are bytes.
+    """
+    if vocab_size < SMALLEST_VOCABULARY:
+        raise TokenizerError(
+            f"a byte-level vocabulary of {vocab_size} cannot hold 256 bytes and the end of text",
+            advice=f"ask for a vocab_size of at least {SMALLEST_VOCABULARY}",
+        )
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_sample(texts), trainer)
+    tokenizer.encode_special_tokens = True
+    return tokenizer
+
+
+def load_tokenizer(path: Path) -> Tokenizer:
+    """Read a tokenizer.json.
+
+    Raises:
+        TokenizerError: missing, unreadable, not byte-level, or without a known end of text.
+    """
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as wrong:  # the library raises bare Exception for every fault of a file
+        raise TokenizerError(
+            f"{path} cannot be read: {wrong}", advice="give a tokenizer.json of Hugging Face"
+        ) from wrong
+    if '"ByteLevel"' not in tokenizer.to_str():
+        raise TokenizerError(f"{path} is not byte-level", advice="bits per byte need a byte-level tokenizer")
+    end_of_text(tokenizer)
+    tokenizer.encode_special_tokens = True
+    return tokenizer
+
+
+def end_of_text(tokenizer: Tokenizer) -> int:
+    """The id that separates documents.
+
+    Raises:
+        TokenizerError: none of the usual names is in the vocabulary.
+    """
+    for name in _KNOWN_ENDS:
+        found = tokenizer.token_to_id(name)
+        if found is not None:
+            return int(found)
+    raise TokenizerError("the tokenizer has no end of text", advice=f"add one of {', '.join(_KNOWN_ENDS)}")
+
+
+def token_bytes(tokenizer: Tokenizer, vocab_size: int) -> NDArray[np.int64]:
+    """UTF-8 bytes that each id stands for, [vocab_size]; special and unused ids stand for none."""
+    lengths = np.zeros(vocab_size, dtype=np.int64)
+    special = set(tokenizer.get_added_tokens_decoder())
+    for token, index in tokenizer.get_vocab().items():
+        if index not in special:
+            lengths[index] = len(token)  # the byte-level alphabet has one character per byte
+    return lengths
+
+
+def _sample(texts: Iterable[str]) -> Iterator[str]:
+    texts = iter(texts)
+    taken = 0
+    for text in texts:
+        yield text
+        taken += len(text)
+        if taken >= _SAMPLE_BYTES:
+            break
+
+
+def encode(tokenizer: Tokenizer, text: str) -> list[int]:
+    """The ids of a document's beginning: end of text, then `text`."""
+    return list(chain((end_of_text(tokenizer),), tokenizer.encode(text, add_special_tokens=False).ids))
