@@ -1,0 +1,29 @@
+"""The one link to a phone: shell with exit codes, verified push, pull, over the ADB protocol."""
+
+from device_agent.adb.errors import (
+    AddressInvalid,
+    CommandFailed,
+    DeadlineExceeded,
+    PhoneFull,
+    PhoneUnauthorised,
+    PhoneUnreachable,
+    PullFailed,
+    PushFailed,
+)
+from device_agent.adb.keys import ensure_key
+from device_agent.adb.link import Link, Push, ShellResult
+
+__all__ = [
+    "AddressInvalid",
+    "CommandFailed",
+    "DeadlineExceeded",
+    "Link",
+    "PhoneFull",
+    "PhoneUnauthorised",
+    "PhoneUnreachable",
+    "PullFailed",
+    "Push",
+    "PushFailed",
+    "ShellResult",
+    "ensure_key",
+]

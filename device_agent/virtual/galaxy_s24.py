@@ -1,0 +1,157 @@
+"""What a Galaxy S24 (SM-S921B, Exynos 2400) says of itself: properties, system files and services' dumps.
+
+The forms are those of real phones' outputs (battery with Samsung's own keys and a second charge counter, thermal
+service with a sensor that reads 0.0 and one at -FLT_MAX); the values are static and a test may write others.
+"""
+
+from device_agent.runner.build import HOST_ABI
+
+_CLUSTERS = {  # policy: (its cores, lowest kHz, highest kHz)
+    "policy0": ("0 1 2 3", 400_000, 1_959_000),
+    "policy4": ("4 5 6", 672_000, 2_592_000),
+    "policy7": ("7 8", 672_000, 2_900_000),
+    "policy9": ("9", 672_000, 3_207_000),
+}
+_PARTS = ["0xd80"] * 4 + ["0xd81"] * 5 + ["0xd82"]
+_FEATURES = (
+    "fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm jscvt fcma lrcpc dcpop sha3 sm3 "
+    "sm4 asimddp sha512 sve asimdfhm dit uscat ilrcpc flagm sb paca pacg dcpodp sve2 flagm2 frint i8mm bf16 bti"
+)
+
+_PROPERTIES = {
+    "ro.build.fingerprint": "samsung/e1sxeea/e1s:14/UP1A.231005.007/S921BXXS3AXF1:user/release-keys",
+    "ro.build.version.release": "14",
+    "ro.build.version.sdk": "34",
+    "ro.product.brand": "samsung",
+    "ro.product.cpu.abi": "arm64-v8a",
+    "ro.product.cpu.abilist": "arm64-v8a",
+    "ro.product.device": "e1s",
+    "ro.product.manufacturer": "samsung",
+    "ro.product.model": "SM-S921B",
+    "ro.product.name": "e1sxeea",
+    "ro.board.platform": "erd9945",
+    "ro.hardware": "s5e9945",
+    "ro.soc.manufacturer": "Samsung",
+    "ro.soc.model": "s5e9945",
+    "ro.fulcrum.virtual": "1",
+    "ro.fulcrum.host_abi": HOST_ABI,
+    "sys.boot_completed": "1",
+}
+
+_BATTERY = """Current Battery Service state:
+  AC powered: false
+  USB powered: true
+  Wireless powered: false
+  Dock powered: false
+  Max charging current: 0
+  Max charging voltage: 0
+  Charge counter: 2967000
+  status: 5
+  health: 2
+  present: true
+  level: 100
+  scale: 100
+  voltage: 4312
+  temperature: 309
+  technology: Li-ion
+  charge counter: 2967000
+  current now: 0
+  mSavedBatteryAsoc: 96
+Battery history:
+  11-23 10:00:00.000 Sending ACTION_BATTERY_CHANGED: level:36, status:2, health:2, temperature:386
+"""
+
+_THERMAL = """IsStatusOverride: false
+ThermalEventListeners:
+\tcallbacks: 2
+Thermal Status: 0
+Cached temperatures:
+\tTemperature{mValue=66.5, mType=0, mName=AP, mStatus=0}
+HAL Ready: true
+HAL connection:
+\tThermalHAL 2.0 connected: yes
+Current temperatures from HAL:
+\tTemperature{mValue=39.6, mType=0, mName=AP, mStatus=0}
+\tTemperature{mValue=30.9, mType=2, mName=BAT, mStatus=0}
+\tTemperature{mValue=-3.4028235E38, mType=1, mName=GPU, mStatus=0}
+\tTemperature{mValue=36.8, mType=5, mName=PATHM, mStatus=0}
+\tTemperature{mValue=31.8, mType=3, mName=SKIN, mStatus=0}
+\tTemperature{mValue=0.0, mType=-1, mName=SUBBAT, mStatus=0}
+\tTemperature{mValue=32.9, mType=4, mName=USB, mStatus=0}
+Current cooling devices from HAL:
+Temperature static thresholds from HAL:
+"""
+
+_MEMORY = """MemTotal:        7552644 kB
+MemFree:          412340 kB
+MemAvailable:    3481220 kB
+Buffers:            4872 kB
+Cached:          3102452 kB
+SwapTotal:       8388604 kB
+SwapFree:        6902344 kB
+"""
+
+
+def _cpuinfo() -> str:
+    cores = [
+        f"processor\t: {number}\nBogoMIPS\t: 51.20\nFeatures\t: {_FEATURES}\nCPU implementer\t: 0x41\n"
+        f"CPU architecture: 8\nCPU variant\t: 0x0\nCPU part\t: {part}\nCPU revision\t: 1\n"
+        for number, part in enumerate(_PARTS)
+    ]
+    return "\n".join(cores)
+
+
+def files(serial: str) -> dict[str, str]:
+    """Path under the phone's directory to content, for all that is data."""
+    properties = {**_PROPERTIES, "ro.serialno": serial, "ro.boot.serialno": serial}
+    content = {
+        "properties": "".join(f"[{name}]: [{value}]\n" for name, value in sorted(properties.items())),
+        "dumpsys/battery": _BATTERY,
+        "dumpsys/thermalservice": _THERMAL,
+        "proc/meminfo": _MEMORY,
+        "proc/cpuinfo": _cpuinfo(),
+        "proc/version": "Linux version 6.1.43-android14-11 (kleaf@build-host) #1 SMP PREEMPT\n",
+        "settings/global/airplane_mode_on": "0\n",
+        "settings/global/stay_on_while_plugged_in": "0\n",
+        "sys/devices/system/cpu/possible": "0-9\n",
+        "sys/devices/system/cpu/online": "0-9\n",
+    }
+    for policy, (cores, low, high) in _CLUSTERS.items():
+        folder = f"sys/devices/system/cpu/cpufreq/{policy}"
+        content |= {
+            f"{folder}/related_cpus": f"{cores}\n",
+            f"{folder}/cpuinfo_min_freq": f"{low}\n",
+            f"{folder}/cpuinfo_max_freq": f"{high}\n",
+            f"{folder}/scaling_min_freq": f"{low}\n",
+            f"{folder}/scaling_max_freq": f"{high}\n",
+            f"{folder}/scaling_governor": "energy_aware\n",
+        }
+    return content
+
+
+SCRIPTS = {
+    "getprop": """#!/bin/sh
+file="$FULCRUM_VIRTUAL_ROOT/properties"
+[ $# -eq 0 ] && exec cat "$file"
+while IFS= read -r line; do
+  case "$line" in "[$1]: ["*) value=${line#"[$1]: ["}; printf '%s\\n' "${value%]}"; exit 0 ;; esac
+done < "$file"
+printf '%s\\n' "$2"
+""",
+    "dumpsys": """#!/bin/sh
+case "$1" in
+  "" | */* | .*) echo "Can't find service: $1"; exit 0 ;;
+esac
+[ -f "$FULCRUM_VIRTUAL_ROOT/dumpsys/$1" ] && exec cat "$FULCRUM_VIRTUAL_ROOT/dumpsys/$1"
+echo "Can't find service: $1"
+""",
+    "settings": """#!/bin/sh
+case "$2/$3" in *..* | */*/*) echo "Invalid name: $2 $3" >&2; exit 255 ;; esac
+file="$FULCRUM_VIRTUAL_ROOT/settings/$2/$3"
+case "$1" in
+  get) if [ -f "$file" ]; then cat "$file"; else echo null; fi ;;
+  put) mkdir -p "${file%/*}" && printf '%s\\n' "$4" > "$file" ;;
+  *) echo "Invalid command: $1" >&2; exit 255 ;;
+esac
+""",
+}
