@@ -1,5 +1,6 @@
 """A copy of the trials in an Optuna storage that the user names, so that optuna-dashboard shows the search."""
 
+import warnings
 from collections.abc import Iterable
 
 import optuna
@@ -33,7 +34,9 @@ class Mirror:
                 directions=["minimize"] * len(spec.objectives),
                 load_if_exists=True,
             )
-            study.set_metric_names(list(spec.objectives))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                study.set_metric_names(list(spec.objectives))
             there = {trial.user_attrs.get(_NUMBER) for trial in study.get_trials(deepcopy=False)}
             for candidate in candidates:
                 if candidate.values is not None and candidate.number not in there:

@@ -1,0 +1,222 @@
+"""The driver in an in-memory world: it can be killed at every line, and whatever fails, the search goes on."""
+
+from collections import Counter
+from typing import Any
+
+import pytest
+from synthetic import Crash, Killed, Synthetic, Unplugged, bits_per_byte, decode_ms, spec_of
+
+from device_agent.contracts import Blame, FulcrumError
+from search.candidate import Phase
+from search.driver import PATIENCE, run
+from search.errors import HostFault, SearchCancelled, SearchStalled
+from search.space import distinct
+from search.spec import SearchSpec
+from trainer.architecture import Architecture, Attention
+from trainer.errors import CorpusError, TrainingDiverged
+
+TIGHT = {"decode_ms": 0.9, "peak_memory_mb": 2.4}
+SMALL = {"effort": {"candidates": 6, "batch": 3}, "phones": ("p1", "p2"), "budgets": TIGHT, "protocol": {"blocks": 1}}
+
+
+def crash_on_many_attentions(architecture: Architecture) -> Exception | None:
+    attentions = sum(isinstance(b, Attention) for b in architecture.blocks)
+    return Crash("the runner was killed: out of memory") if attentions > 2 else None
+
+
+def test_a_search_ends_with_a_verdict_and_a_whole_ledger() -> None:
+    spec, world = spec_of(effort={"candidates": 16, "batch": 4}, budgets=TIGHT, phones=("p1", "p2")), Synthetic()
+    verdict = run(spec, world.world())
+    assert sorted(world.rows) == list(range(16))
+    assert len({c.architecture.hash for c in world.rows.values()}) == 16
+    assert all(c.phase is Phase.DONE for c in world.rows.values())
+    assert verdict.winner in verdict.front
+    assert world.verdicts == [verdict]
+    winner = world.rows[verdict.winner]
+    assert winner.feasible
+    assert winner.values is not None
+    assert winner.values[0] == bits_per_byte(winner.architecture)
+    assert winner.values[1] == pytest.approx(decode_ms(winner.architecture) * 1.3 * 1.01, rel=1e-3)
+    assert winner.seconds == {"build": 0.1, "export": 2.0, "push": 0.5, "run": 1.0, "score": 3.0}
+    feasible = [c for c in world.rows.values() if c.feasible]
+    assert min(bits_per_byte(c.architecture) for c in feasible) == winner.values[0]
+    assert any(message.startswith("measuring candidate 3 on p2") for message in world.messages)
+
+
+def test_each_candidate_takes_every_phase_in_order() -> None:
+    world = Synthetic()
+    run(spec_of(**SMALL), world.world())
+    for number in world.rows:
+        phases = [c.phase for c in world.history if c.number == number]
+        assert list(dict.fromkeys(phases)) == [Phase.PROPOSED, Phase.EXPORTED, Phase.MEASURED, Phase.DONE]
+
+
+@pytest.mark.parametrize("crash", [lambda _: None, crash_on_many_attentions])
+def test_killed_at_every_port_call_the_ledger_ends_the_same(crash: Any) -> None:
+    spec = spec_of(**SMALL)
+    whole = Synthetic(crash=crash)
+    expected = run(spec, whole.world())
+    assert any(c.phase is Phase.FAILED for c in whole.rows.values()) == (crash is crash_on_many_attentions)
+    for moment in range(1, whole.calls + 1):
+        world = Synthetic(crash=crash, die_at=moment)
+        with pytest.raises(Killed):
+            run(spec, world.world())
+        assert run(spec, world.world()) == expected
+        assert world.rows == whole.rows, f"killed at call {moment}"
+        assert world.verdicts[-1] == expected
+
+
+def test_killed_again_and_again_it_still_arrives() -> None:
+    spec, whole, world = spec_of(**SMALL), Synthetic(), Synthetic()
+    run(spec, whole.world())
+    for _ in range(200):
+        world.die_at = world.calls + 9
+        try:
+            run(spec, world.world())
+            break
+        except Killed:
+            continue
+    assert world.rows == whole.rows
+
+
+def test_a_score_is_trained_once_per_candidate() -> None:
+    world = Synthetic()
+    run(spec_of(**SMALL), world.world())
+    assert set(Counter(world.scored).values()) == {1}
+
+
+def test_a_crash_on_the_phone_is_a_result_that_the_study_learns_from() -> None:
+    spec = spec_of(effort={"candidates": 16, "batch": 4})
+    world = Synthetic(crash=crash_on_many_attentions)
+    verdict = run(spec, world.world())
+    failed = [c for c in world.rows.values() if c.phase is Phase.FAILED]
+    done = [c for c in world.rows.values() if c.phase is Phase.DONE]
+    assert failed
+    assert len(done) + len(failed) == 16
+    assert verdict.winner is not None
+    assert f"{len(failed)} of 16 tried failed" in verdict.why
+    for candidate in failed:
+        assert candidate.fault is not None
+        assert candidate.fault.slug == "runner-crashed"
+        earlier = [c for c in done if c.number // 4 <= candidate.number // 4]
+        assert candidate.values is not None
+        for i, value in enumerate(candidate.values):
+            assert value > max(c.values[i] for c in earlier if c.values)
+
+
+@pytest.mark.parametrize("port", ["refuse_export", "refuse_score"])
+def test_our_own_faults_fail_the_candidate_alone(port: str) -> None:
+    def refuse(architecture: Architecture) -> Exception | None:
+        return RuntimeError("unsupported node") if architecture.depth == 8 else None
+
+    world = Synthetic(**{port: refuse})
+    run(spec_of(effort={"candidates": 12, "batch": 4}), world.world())
+    failed = {c.architecture.depth for c in world.rows.values() if c.phase is Phase.FAILED}
+    assert failed == {8}
+    fault = next(c.fault for c in world.rows.values() if c.fault)
+    assert (fault.blame, fault.slug) == (Blame.US, "internal")
+    assert fault.message == "RuntimeError: unsupported node"
+
+
+def test_a_diverged_training_fails_its_candidate_and_keeps_what_was_measured() -> None:
+    def diverge(architecture: Architecture) -> Exception | None:
+        return TrainingDiverged("loss is nan") if architecture.width == 256 else None
+
+    world = Synthetic(refuse_score=diverge)
+    run(spec_of(effort={"candidates": 12, "batch": 4}), world.world())
+    failed = next(c for c in world.rows.values() if c.phase is Phase.FAILED)
+    assert failed.fault is not None
+    assert failed.fault.slug == "training-diverged"
+    assert failed.values is not None
+    assert failed.values[1] == pytest.approx(decode_ms(failed.architecture) * 1.01, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("port", "error", "raised"),
+    [
+        ("crash", Unplugged("no agent holds p1"), Unplugged),
+        ("refuse_export", OSError("no space left on device"), HostFault),
+        ("refuse_score", CorpusError("the corpus is empty"), FulcrumError),
+    ],
+)
+def test_a_fault_of_the_world_stops_the_search_where_it_can_go_on(port: str, error: Exception, raised: type) -> None:
+    spec, whole = spec_of(**SMALL), Synthetic()
+    expected = run(spec, whole.world())
+    world = Synthetic(**{port: lambda _: error})
+    with pytest.raises(raised):
+        run(spec, world.world())
+    assert not world.verdicts
+    assert all(c.phase is not Phase.FAILED for c in world.rows.values())
+    setattr(world, port, lambda _: None)
+    assert run(spec, world.world()) == expected
+    assert world.rows == whole.rows
+
+
+def test_one_lost_worker_does_not_lose_its_neighbours_work() -> None:
+    world = Synthetic()
+    world.refuse_export = lambda _: OSError("killed") if len(world.by_program) == 2 else None
+    with pytest.raises(HostFault):
+        run(spec_of(**SMALL), world.world())
+    assert [c.phase for c in world.candidates()] == [Phase.EXPORTED, Phase.PROPOSED, Phase.EXPORTED]
+
+
+def test_failing_in_one_way_again_and_again_ends_the_search() -> None:
+    world = Synthetic(crash=lambda _: Crash("cannot execute binary file"))
+    with pytest.raises(SearchStalled, match=f"{PATIENCE} candidates in a row failed with runner-crashed") as stalled:
+        run(spec_of(effort={"candidates": 40, "batch": 4}), world.world())
+    assert stalled.value.blame is Blame.PHONE
+    assert "cannot execute binary file" in stalled.value.message
+    assert len(world.rows) == PATIENCE
+
+
+def test_a_cancelled_search_stops_between_steps() -> None:
+    world = Synthetic()
+    world.refuse_score = lambda _: setattr(world, "stop", True)
+    with pytest.raises(SearchCancelled):
+        run(spec_of(**SMALL), world.world())
+    assert sorted(world.rows) == [0, 1, 2]
+    assert all(c.phase is Phase.DONE for c in world.rows.values())
+
+
+def test_nothing_feasible_is_a_verdict_without_a_winner() -> None:
+    world = Synthetic()
+    verdict = run(spec_of(budgets={"decode_ms": 0.01, "ttft_ms": 1e6}), world.world())
+    assert (verdict.winner, verdict.front) == (None, ())
+    assert "Nobody keeps the decode latency of 0.01 ms per token" in verdict.why
+    assert "raise decode_ms to" in verdict.why
+    assert "ttft_ms" not in verdict.why
+
+
+def test_everything_failing_in_a_short_search_is_a_verdict_too() -> None:
+    world = Synthetic(crash=lambda _: Crash("killed"))
+    verdict = run(spec_of(effort={"candidates": 4}), world.world())
+    assert verdict.winner is None
+    assert "no candidate was measured" in verdict.why
+    assert all(c.values == (8.0, 1e4, 1e5) for c in world.rows.values())
+
+
+def test_an_exhausted_space_ends_early_and_stays_ended() -> None:
+    space = {"width": (128,), "depth": (2, 4), "ffn_ratio": (2.0,), "attention_share": (0.0, 0.5)}
+    spec = spec_of(space=space, effort={"candidates": 20})
+    world = Synthetic()
+    verdict = run(spec, world.world())
+    assert len(world.rows) == distinct(spec.space) < spec.effort.candidates
+    assert run(spec, world.world()) == verdict
+    assert len(world.rows) == distinct(spec.space)
+
+
+def test_what_cannot_fit_is_never_proposed() -> None:
+    spec: SearchSpec = spec_of(budgets={"peak_memory_mb": 1.0})
+    world = Synthetic()
+    run(spec, world.world())
+    assert {c.architecture.width for c in world.rows.values()} == {128, 192}
+
+
+@pytest.mark.parametrize("objectives", [("quality",), ("decode", "quality"), ("memory", "decode")])
+def test_any_objectives_in_any_order(objectives: tuple[str, ...]) -> None:
+    world = Synthetic()
+    verdict = run(spec_of(objectives=objectives), world.world())
+    assert verdict.winner is not None
+    for candidate in world.rows.values():
+        assert candidate.values is not None
+        assert len(candidate.values) == len(objectives)

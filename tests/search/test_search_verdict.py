@@ -1,0 +1,87 @@
+"""The verdict: who wins, how surely, which budgets bind, and the words for it."""
+
+import pytest
+from synthetic import figure, row, spec_of
+
+from device_agent.contracts import Figure
+from search.candidate import Candidate
+from search.verdict import decide, keeps_probability
+
+BUDGETS = {"decode_ms": 10.0, "peak_memory_mb": 100.0}
+GOOD = row(0, bits=2.0, decode=figure(8.0, 0.1), megabytes=90)
+SLOW = row(1, bits=1.8, decode=figure(14.0, 0.1), megabytes=80)
+SMALL = row(2, bits=2.5, decode=figure(4.0, 0.1), megabytes=20)
+NARROW = row(3, bits=1.9, decode=figure(9.9, 0.5), megabytes=90)
+
+
+def with_violations(*rows: Candidate, **budgets: float) -> list[Candidate]:
+    from search.objectives import violations
+
+    spec = spec_of(budgets=budgets)
+    return [c.model_copy(update={"violations": violations(spec, c.profiles)}) for c in rows]
+
+
+def test_the_probability_is_a_normals() -> None:
+    assert keeps_probability(Figure(value=8, low=8, high=8), 8) == 1.0
+    assert keeps_probability(Figure(value=8.1, low=8.1, high=8.1), 8) == 0.0
+    assert keeps_probability(figure(8, 1), 8) == pytest.approx(0.5)
+    assert keeps_probability(figure(8, 1), 9) == pytest.approx(0.975, abs=1e-4)
+
+
+def test_the_best_quality_that_surely_keeps_every_budget_wins() -> None:
+    rows = with_violations(GOOD, SLOW, SMALL, NARROW, **BUDGETS)
+    verdict = decide(spec_of(budgets=BUDGETS), rows)
+    assert verdict.winner == 0  # 3 is better, but keeps decode_ms with a probability of only 58 %
+    assert verdict.front == (0, 2, 3)
+    decode, memory = verdict.budgets
+    assert (decode.budget, decode.binding, decode.excluded, decode.best_value) == ("decode_ms", True, 1, 4.0)
+    assert decode.keeps_probability == pytest.approx(1.0)
+    assert (memory.binding, memory.excluded, memory.winner_value) == (False, 0, 90.0)
+    assert "Candidate 0 wins with 2.000 bits per byte, of 3 candidates that keep every budget" in verdict.why
+    assert "Decode latency binds" in verdict.why
+    assert "without it candidate 1 would win, with 1.800 bits per byte at 14.0 ms per token" in verdict.why
+    assert "Peak memory does not bind: the winner takes 90.0 MB of 100 MB." in verdict.why
+
+
+def test_if_none_is_sure_the_surest_wins_and_the_verdict_says_so() -> None:
+    verdict = decide(spec_of(budgets=BUDGETS), with_violations(SLOW, NARROW, **BUDGETS))
+    assert verdict.winner == 3
+    assert "only 65%" in verdict.why
+    assert "measure it again" in verdict.why
+
+
+def test_across_phones_the_worst_counts() -> None:
+    two = GOOD.model_copy(update={"profiles": GOOD.profiles | {"p2": SLOW.profiles["p1"]}})
+    verdict = decide(spec_of(budgets=BUDGETS, phones=("p1", "p2")), with_violations(two, **BUDGETS))
+    assert verdict.winner is None
+    assert verdict.budgets[0].best_value == 14.0
+
+
+def test_ties_go_to_the_smaller_and_then_to_the_earlier() -> None:
+    rows = [GOOD.model_copy(update={"number": n}) for n in (5, 3)]
+    assert decide(spec_of(), rows).winner == 3
+    lean = GOOD.model_copy(update={"number": 9, "parameters": 1})
+    assert decide(spec_of(), [*rows, lean]).winner == 9
+
+
+def test_without_budgets_the_best_quality_wins() -> None:
+    verdict = decide(spec_of(), [GOOD, SLOW, SMALL])
+    assert (verdict.winner, verdict.budgets) == (1, ())
+    assert "no budget was set" in verdict.why
+
+
+def test_budgets_that_are_only_kept_apart_are_named_together() -> None:
+    quick = row(0, bits=2.0, decode=figure(4.0, 0.1), megabytes=150)
+    lean = row(1, bits=2.0, decode=figure(14.0, 0.1), megabytes=50)
+    verdict = decide(spec_of(budgets=BUDGETS), with_violations(quick, lean, **BUDGETS))
+    assert verdict.winner is None
+    assert [r.binding for r in verdict.budgets] == [True, True]
+    assert "not all together" in verdict.why
+    assert "Candidate 1 comes nearest: decode latency 14.0 ms per token (40% over)" in verdict.why
+    assert "raise decode_ms to 14.7" in verdict.why
+
+
+def test_an_empty_ledger_has_a_verdict() -> None:
+    verdict = decide(spec_of(budgets=BUDGETS), [])
+    assert verdict.winner is None
+    assert verdict.budgets[0].best_value is None
