@@ -10,6 +10,13 @@ class AddressInvalid(FulcrumError):
     slug = "phone-address"
 
 
+class KeyUnusable(FulcrumError):
+    """The private key that should open phones cannot be used."""
+
+    blame = Blame.USER
+    slug = "adb-key"
+
+
 class PhoneUnreachable(FulcrumError):
     """Nothing answers at the address, the connection broke, or what answers is not an ADB daemon."""
 

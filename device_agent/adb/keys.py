@@ -15,6 +15,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa, utils
 
+from device_agent.adb.errors import KeyUnusable
+
 _BITS = 2048
 _LAYOUT = "<II256s256sI"
 _TOKEN_DIGEST = utils.Prehashed(hashes.SHA1())  # noqa: S303 - the protocol signs the 20-byte token as if it were one
@@ -49,11 +51,15 @@ class Signer:
         """Load the key.
 
         Raises:
-            ValueError: the file holds no RSA private key without a password.
+            KeyUnusable: the file holds no RSA private key of 2048 bits without a password.
         """
-        key = serialization.load_pem_private_key(path.read_bytes(), password=None)
+        advice = "Move it away; another is made."
+        try:
+            key = serialization.load_pem_private_key(path.read_bytes(), password=None)
+        except (OSError, TypeError, ValueError) as error:
+            raise KeyUnusable(f"The key {path} cannot be read: {error}.", advice=advice) from None
         if not isinstance(key, rsa.RSAPrivateKey) or key.key_size != _BITS:
-            raise ValueError(f"{path} holds no {_BITS}-bit RSA key")
+            raise KeyUnusable(f"{path} holds no {_BITS}-bit RSA key.", advice=advice)
         self._key = key
 
     def Sign(self, token: bytes) -> bytes:

@@ -8,6 +8,11 @@ from device_agent.contracts import FulcrumError
 from device_agent.virtual.serve import serve
 
 
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
 def main() -> int:
     """Serve until interrupted."""
     parser = argparse.ArgumentParser(prog="python -m device_agent.virtual", description=__doc__)
@@ -17,9 +22,9 @@ def main() -> int:
     parser.add_argument("--accept-first-key", action="store_true", help="accept the first key presented, none after")
     options = parser.parse_args()
     try:
-        serve(options.root, options.host, options.port, options.accept_first_key)
+        serve(options.root, options.host, options.port, options.accept_first_key, _say)
     except FulcrumError as error:
-        print(f"{error.message} {error.advice}", file=sys.stderr)
+        sys.stderr.write(f"{error.message} {error.advice}\n")
         return 1
     return 0
 
