@@ -117,9 +117,21 @@ class Forbidden(FulcrumError):
     blame, slug = Blame.USER, "cross-site"
 
 
+class WrongHost(FulcrumError):
+    """The request names a host that this server is not."""
+
+    blame, slug = Blame.USER, "wrong-host"
+
+
 class RemoteFault(FulcrumError):
     """A Fault that came as a value (from a phone's job, or from the server), raised again as an error."""
 
     def __init__(self, fault: Fault) -> None:
         super().__init__(fault.message, advice=fault.advice)
         self.blame, self.slug = fault.blame, fault.slug
+
+
+class NotReady(FulcrumError):
+    """The service cannot work yet."""
+
+    blame, slug = Blame.INFRASTRUCTURE, "not-ready"

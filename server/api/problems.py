@@ -1,0 +1,127 @@
+"""Errors as RFC 9457 problem details: what happened, and what to do about it."""
+
+import logging
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from device_agent.contracts import Blame, FulcrumError
+from server import errors
+from server.api.views import Problem, ProblemItem
+
+_LOG = logging.getLogger(__name__)
+
+_STATUS: dict[type[FulcrumError], HTTPStatus] = {
+    errors.NotFound: HTTPStatus.NOT_FOUND,
+    errors.Conflict: HTTPStatus.CONFLICT,
+    errors.StaleLease: HTTPStatus.CONFLICT,
+    errors.OwnershipLost: HTTPStatus.CONFLICT,
+    errors.TooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    errors.DiskFull: HTTPStatus.INSUFFICIENT_STORAGE,
+    errors.Unauthorised: HTTPStatus.UNAUTHORIZED,
+    errors.Forbidden: HTTPStatus.FORBIDDEN,
+    errors.WrongHost: HTTPStatus.MISDIRECTED_REQUEST,
+}
+_BY_BLAME = {
+    Blame.USER: HTTPStatus.UNPROCESSABLE_ENTITY,
+    Blame.PHONE: HTTPStatus.BAD_GATEWAY,
+    Blame.INFRASTRUCTURE: HTTPStatus.SERVICE_UNAVAILABLE,
+    Blame.US: HTTPStatus.INTERNAL_SERVER_ERROR,
+}
+_ADVICE = {
+    HTTPStatus.NOT_FOUND: "See /openapi.json for the addresses that there are.",
+    HTTPStatus.METHOD_NOT_ALLOWED: "See /openapi.json for the methods of this address.",
+}
+
+_NOT_JSON = "Send the body as JSON, with the header `Content-Type: application/json`."
+
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    status: {"model": Problem, "content": {"application/problem+json": {}}} for status in (401, 403, 404, 409, 422)
+}
+
+
+def problem_of(error: FulcrumError) -> JSONResponse:
+    """An error raised on purpose, as an answer."""
+    status = next((_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS), _BY_BLAME[error.blame])
+    return _answer(status, error.slug, error.message, error.advice)
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error of the application with a problem."""
+    app.add_exception_handler(FulcrumError, _on_ours)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(Exception, _on_bug)
+
+
+def _answer(
+    status: HTTPStatus,
+    slug: str,
+    detail: str,
+    advice: str,
+    mistakes: tuple[ProblemItem, ...] = (),
+    headers: dict[str, str] | None = None,
+) -> JSONResponse:
+    body = Problem(
+        type=f"/problems/{slug}",
+        title=slug.replace("-", " ").capitalize(),
+        status=status,
+        detail=detail,
+        advice=advice,
+        errors=mistakes,
+    )
+    return JSONResponse(body.model_dump(), status, headers=headers, media_type="application/problem+json")
+
+
+async def _on_ours(_request: Request, error: Exception) -> JSONResponse:
+    if not isinstance(error, FulcrumError):
+        raise error
+    return problem_of(error)
+
+
+async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
+    if not isinstance(error, RequestValidationError):
+        raise error
+    mistakes = tuple(ProblemItem(pointer=_pointer(e["loc"]), detail=e["msg"]) for e in error.errors())
+    first = mistakes[0]
+    more = f" (and {len(mistakes) - 1} more)" if len(mistakes) > 1 else ""
+    return _answer(
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+        "invalid-request",
+        f"{first.pointer}: {first.detail}{more}",
+        "Correct what `errors` points to, and send it again." if _says_json(request) else _NOT_JSON,
+        mistakes,
+    )
+
+
+def _says_json(request: Request) -> bool:
+    return request.method in ("GET", "HEAD", "DELETE") or "json" in request.headers.get("content-type", "")
+
+
+def _pointer(location: tuple[int | str, ...]) -> str:
+    """A JSON pointer (RFC 6901) into the body, or where and under which name a parameter was given."""
+    where, *rest = location
+    if where != "body":
+        return ": ".join(str(part) for part in location)
+    if len(rest) == 1 and isinstance(rest[0], int):  # the offset at which the body stops being JSON
+        return "/"
+    return "/" + "/".join(str(part).replace("~", "~0").replace("/", "~1") for part in rest)
+
+
+async def _on_http(_request: Request, error: Exception) -> JSONResponse:
+    if not isinstance(error, HTTPException):
+        raise error
+    status = HTTPStatus(error.status_code)
+    slug = status.phrase.lower().replace(" ", "-")
+    headers = dict(error.headers) if error.headers else None
+    return _answer(status, slug, str(error.detail), _ADVICE.get(status, ""), headers=headers)
+
+
+async def _on_bug(request: Request, error: Exception) -> JSONResponse:
+    _LOG.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    advice = "This is a mistake of ours. The server's log has the details; please report them."
+    return _answer(HTTPStatus.INTERNAL_SERVER_ERROR, "internal", "something went wrong inside the server", advice)

@@ -1,0 +1,70 @@
+"""Corpora: lists of uploaded files to read text from."""
+
+from pydantic import TypeAdapter
+from sqlalchemy import select
+
+from device_agent.contracts import content_hash
+from server.api.views import CorpusFile, CorpusSpec, CorpusView
+from server.artifacts import ArtifactStore
+from server.clock import Clock, utc_now
+from server.database import Database
+from server.errors import CorpusEmpty, CorpusMissing, NotFound
+from server.tables import CorpusRow
+
+_FILES = TypeAdapter(tuple[CorpusFile, ...])
+
+
+class Corpora:
+    """Registers and shows corpora."""
+
+    def __init__(self, database: Database, artifacts: ArtifactStore, clock: Clock = utc_now) -> None:
+        self._database, self._artifacts, self._clock = database, artifacts, clock
+
+    def register(self, spec: CorpusSpec) -> tuple[CorpusView, bool]:
+        """Keep a corpus; returns it, and whether it is new. The same files give the same id.
+
+        Raises:
+            CorpusMissing: a file was never uploaded.
+            CorpusEmpty: there is no byte in any file.
+        """
+        for file in spec.files:
+            if not self._artifacts.has(file.sha256):
+                raise CorpusMissing(
+                    f"file {file.name or file.sha256} of the corpus was not uploaded",
+                    advice=f"Upload it first: PUT /v1/artifacts/{file.sha256}.",
+                )
+        size = sum(self._artifacts.size(file.sha256) for file in spec.files)
+        if size == 0:
+            raise CorpusEmpty(f"corpus {spec.name} holds no text", advice="Name at least one file that is not empty.")
+        name = content_hash([[file.sha256, file.format, file.field] for file in spec.files])[:20]
+        with self._database.write() as session:
+            row = session.get(CorpusRow, name)
+            new = row is None
+            if row is None:
+                files = _FILES.dump_json(spec.files).decode()
+                row = CorpusRow(id=name, name=spec.name, files_json=files, bytes=size, created_at=self._clock())
+                session.add(row)
+            return _view(row), new
+
+    def view(self, corpus: str) -> CorpusView:
+        """One corpus.
+
+        Raises:
+            NotFound: no such corpus.
+        """
+        with self._database.read() as session:
+            row = session.get(CorpusRow, corpus)
+            if row is None:
+                raise NotFound(f"there is no corpus {corpus}", advice="List them: GET /v1/corpora.")
+            return _view(row)
+
+    def all(self) -> list[CorpusView]:
+        """Every corpus, newest first."""
+        with self._database.read() as session:
+            rows = session.scalars(select(CorpusRow).order_by(CorpusRow.created_at.desc(), CorpusRow.id))
+            return [_view(row) for row in rows]
+
+
+def _view(row: CorpusRow) -> CorpusView:
+    files = _FILES.validate_json(row.files_json)
+    return CorpusView(id=row.id, name=row.name, files=files, bytes=row.bytes, created_at=row.created_at)

@@ -1,0 +1,1 @@
+"""Durable jobs: leased with an epoch and a secret, answered exactly once."""

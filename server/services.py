@@ -1,0 +1,56 @@
+"""The service's parts, made once from the settings: the API and the worker each make their own set."""
+
+from dataclasses import dataclass
+
+from server.artifacts import ArtifactStore
+from server.claims import Claims
+from server.clock import Clock, utc_now
+from server.corpora import Corpora
+from server.database import Database
+from server.fleet import Fleet
+from server.queue.machine import Policy
+from server.queue.store import JobQueue
+from server.runbook import Runbook
+from server.searches import Searches
+from server.settings import Settings
+
+
+@dataclass(frozen=True)
+class Services:
+    """Everything that works on the tables."""
+
+    settings: Settings
+    database: Database
+    queue: JobQueue
+    fleet: Fleet
+    artifacts: ArtifactStore
+    corpora: Corpora
+    searches: Searches
+    runbook: Runbook
+    claims: Claims
+
+    @classmethod
+    def of(cls, settings: Settings, clock: Clock = utc_now) -> "Services":
+        """Wire them up; the database must be migrated (`server.migrate.upgrade`)."""
+        settings.home.mkdir(parents=True, exist_ok=True)
+        database = Database(settings.url)
+        policy = Policy(lease_seconds=settings.lease_seconds, attempts=settings.attempts)
+        queue = JobQueue(
+            database,
+            policy,
+            quarantine_after=settings.quarantine_after,
+            queue_seconds=settings.queue_seconds,
+            clock=clock,
+        )
+        artifacts = ArtifactStore(database, settings, clock)
+        return cls(
+            settings=settings,
+            database=database,
+            queue=queue,
+            fleet=Fleet(database, clock),
+            artifacts=artifacts,
+            corpora=Corpora(database, artifacts, clock),
+            searches=Searches(database, queue, clock),
+            runbook=Runbook(database, queue, clock),
+            claims=Claims(database, queue, clock=clock),
+        )

