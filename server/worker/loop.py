@@ -1,0 +1,132 @@
+"""The worker's loop: claim, keep the claim alive, work, finish; then the next."""
+
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
+from contextlib import contextmanager
+
+from device_agent.contracts import Blame, Fault, FulcrumError
+from search.errors import SearchCancelled
+from server.clock import new_id
+from server.errors import Cancelled, OwnershipLost
+from server.runs import WorkState
+from server.services import Services
+from server.settings import Settings
+from server.worker.pool import make_pool
+from server.worker.searching import run_search
+from server.worker.training import run_training
+from trainer.errors import Interrupted, TrainerError
+
+_IDLE_SECONDS = 0.5
+_RENEW_SECONDS = 4.0
+_TRIES = 3  # at one search or run in a row, when the world fails and not the work
+
+log = logging.getLogger("fulcrum.worker")
+
+Finish = Callable[[str, str, WorkState, Fault | None], None]
+
+
+class Worker:
+    """Takes searches and runs one at a time; within one, every core is used."""
+
+    def __init__(self, services: Services, stop: threading.Event) -> None:
+        self._services, self._stop = services, stop
+        self._owner = f"{os.getpid()}-{new_id()}"
+        self._failures: dict[str, int] = {}
+
+    def run(self) -> None:
+        """Work until told to stop; what is held then is let go for the next worker."""
+        with self._renewing():
+            while not self._stop.is_set():
+                if not self.once():
+                    self._stop.wait(_IDLE_SECONDS)
+
+    def once(self) -> bool:
+        """Do one piece of work, if there is one; says whether there was."""
+        claims, services, owner = self._services.claims, self._services, self._owner
+        if search := claims.claim_search(owner):
+            self._settle(search.id, lambda pool: run_search(search, services, owner, pool), claims.finish_search)
+        elif run := claims.claim_run(owner):
+            self._settle(run.id, lambda pool: run_training(run, services, owner, self._stop), claims.finish_run)
+        else:
+            return False
+        return True
+
+    def _settle(self, name: str, work: Callable[[Executor], None], finish: Finish) -> None:
+        """Work, and record how it ended. A fault of the world leaves it open, for another try."""
+        pool = make_pool()
+        try:
+            work(pool)
+            state, fault = WorkState.SUCCEEDED, None
+        except (Cancelled, SearchCancelled):
+            state, fault = WorkState.CANCELLED, None
+        except OwnershipLost:
+            log.warning("%s was taken over by another worker", name)
+            return
+        except Interrupted:
+            self._services.claims.release(self._owner)  # we were told to stop; the next worker goes on
+            return
+        except Exception as error:
+            log.exception("%s failed", name)
+            fault = _fault(error)
+            self._failures[name] = self._failures.get(name, 0) + 1
+            if fault.blame is Blame.INFRASTRUCTURE and self._failures[name] < _TRIES:
+                self._stop.wait(_IDLE_SECONDS * 2 ** self._failures[name])
+                self._services.claims.release(self._owner)
+                return
+            state = WorkState.FAILED
+        finally:
+            pool.shutdown(cancel_futures=True)
+        finish(name, self._owner, state, fault)
+
+    @contextmanager
+    def _renewing(self) -> Iterator[None]:
+        """Renew claims beside the work; a worker that cannot renew them loses them, and its next write says so."""
+        over = threading.Event()
+
+        def renew() -> None:
+            while not over.wait(_RENEW_SECONDS):
+                try:
+                    self._services.claims.renew(self._owner)
+                except Exception:
+                    log.exception("renewing the claim failed; trying again")
+
+        thread = threading.Thread(target=renew, name="renew", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+            self._services.claims.release(self._owner)
+
+
+def _fault(error: Exception) -> Fault:
+    if isinstance(error, FulcrumError):
+        return error.as_fault()
+    if isinstance(error, TrainerError):
+        return Fault(blame=Blame.USER, slug=error.slug, message=error.message, advice=error.advice)
+    return Fault(
+        blame=Blame.US,
+        slug="internal",
+        message=f"{type(error).__name__}: {error}",
+        advice="This is a defect of Fulcrum: please report it with the server's log.",
+    )
+
+
+def serve(settings: Settings) -> None:
+    """Work until the parent closes our standard input: a worker never outlives its server."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr)
+    stop = threading.Event()
+
+    def watch() -> None:
+        sys.stdin.buffer.read()
+        stop.set()
+        # A measurement or an export may take minutes; the tables know all that was reached.
+        threading.Timer(_RENEW_SECONDS, lambda: os._exit(0)).start()
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
+    Worker(Services.of(settings), stop).run()

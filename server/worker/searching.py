@@ -1,0 +1,59 @@
+"""A search: its ports wired to tables, queue, disk and processes."""
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from pathlib import Path
+
+from search.candidate import Quality
+from search.driver import run
+from search.export import export_candidates
+from search.ports import World
+from server.claims import ClaimedSearch
+from server.ledger import SearchLedger, SqlBlockCache
+from server.ports import PhoneBench
+from server.services import Services
+from server.worker.corpus import prepared
+from trainer.architecture import Architecture
+from trainer.proxy import score
+
+
+def run_search(claimed: ClaimedSearch, services: Services, owner: str, executor: Executor) -> None:
+    """Run or continue a search to its verdict."""
+    spec = claimed.spec
+    ledger = SearchLedger(services.database, claimed.id, owner)
+    corpus = prepared(services, spec.corpus, spec.vocab_size, ledger.progress)
+    bench = PhoneBench(services.queue, ledger.cancelled, search=claimed.id)
+    effort = spec.effort
+    world = World(
+        ledger=ledger,
+        store=services.artifacts,
+        cache=SqlBlockCache(services.database),
+        export=export_candidates,
+        measure=bench.measure,
+        score=ProxyScore(executor, corpus.directory, effort.proxy_tokens, effort.proxy_sequence, spec.seed),
+        executor=executor,
+    )
+    run(spec, world)
+
+
+class ProxyScore:
+    """This is `search.ports.Score`: one process per architecture, as many at a time as the executor has."""
+
+    def __init__(self, executor: Executor, corpus: Path, tokens: int, sequence: int, seed: int) -> None:
+        self._executor = executor
+        self._arguments = (corpus, tokens, sequence, seed)
+
+    def __call__(self, architectures: Sequence[Architecture]) -> Sequence[tuple[Quality, float] | Exception]:
+        """One (quality, seconds) or exception per architecture, in order."""
+        futures = [self._executor.submit(timed_score, architecture, *self._arguments) for architecture in architectures]
+        return [future.exception() or future.result() for future in futures]
+
+
+def timed_score(
+    architecture: Architecture, corpus: Path, tokens: int, sequence: int, seed: int
+) -> tuple[Quality, float]:
+    """Train and score in a process of the pool; the seconds are this process's own."""
+    start = time.perf_counter()
+    bits_per_byte, trained = score(architecture, corpus, tokens=tokens, sequence=sequence, seed=seed, threads=1)
+    return Quality(bits_per_byte=bits_per_byte, tokens=trained), time.perf_counter() - start

@@ -1,0 +1,215 @@
+"""Export judged by the eager model, in the runner that virtual phones run.
+
+The bound for 4-bit Programs. Weights are the same integers and bfloat16 scales on both sides, so the two differ only
+in how 8-bit activations are rounded. With W the model of the same weights and unrounded activations, the eager
+quantised model Q and the exported one P are two roundings of W of the same step; by the triangle inequality
+|P - Q| <= |P - W| + |Q - W|, and as |P - W| is distributed like |Q - W|, we ask max|P - Q| <= 2 max|Q - W|.
+In float32 nothing is rounded: only the order of sums differs, and we ask 1e-5 of the logits' spread.
+"""
+
+import hashlib
+import json
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from device_agent.contracts import GenerateJob, MeasureJob, Program, Protocol, Quantisation, StageSpec
+from device_agent.runner.build import build
+from device_agent.runner.output import parse_generate, parse_measure
+from device_agent.runner.plan import generate_plan, measure_plan
+from search.export import export_candidates, export_model
+from search.export.lower import lower
+from search.export.pieces import pieces_of
+from search.spec import SearchSpec
+from trainer.architecture import Architecture, Attention, ShortConv
+from trainer.model import HybridLM
+from trainer.quantise import Scheme, quantised
+
+CONTEXT, CHUNK = 96, 32
+FLOAT = Quantisation(weight_bits=32, activation_bits=32, embedding_bits=32)
+ARCHITECTURE = Architecture(
+    vocab_size=256,
+    width=64,
+    ffn_width=96,
+    blocks=(ShortConv(kernel=4), Attention(heads=4, kv_heads=2, head_dim=16)),
+)
+
+
+class Disk:
+    """A store and a cache in a directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.kept: dict[str, str] = {}
+
+    def put(self, *arguments: bytes | str) -> str:
+        if len(arguments) == 2:
+            self.kept[str(arguments[0])] = str(arguments[1])
+            return ""
+        data = arguments[0]
+        assert isinstance(data, bytes)
+        name = hashlib.sha256(data).hexdigest()
+        (self.directory / name).write_bytes(data)
+        return name
+
+    def get(self, key: str) -> str | None:
+        return self.kept.get(key)
+
+    def paths(self, program: Program) -> dict[str, str]:
+        return {file: str(self.directory / file) for file in program.files}
+
+
+@pytest.fixture(scope="module")
+def disk(tmp_path_factory: pytest.TempPathFactory) -> Disk:
+    return Disk(tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture(scope="module")
+def runner(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("runner")).directory / "fulcrum-runner"
+
+
+@pytest.fixture(scope="module")
+def model() -> HybridLM:
+    torch.manual_seed(1)
+    model = HybridLM(ARCHITECTURE).eval()
+    for parameter in model.parameters():
+        parameter.data *= 2.0  # an untrained model's logits are too flat to tell tokens apart
+    return model
+
+
+@pytest.fixture(scope="module")
+def executor() -> Iterator[Executor]:
+    with ThreadPoolExecutor(1) as pool:
+        yield pool
+
+
+@pytest.fixture(scope="module")
+def four_bit(model: HybridLM, disk: Disk) -> Program:
+    return export_model(model, context_length=CONTEXT, prefill_chunk=CHUNK, quantisation=Quantisation(), store=disk)
+
+
+def _run(runner: Path, plan: str, tmp_path: Path) -> list[str]:
+    (tmp_path / "plan").write_text(plan)
+    done = subprocess.run([runner, tmp_path / "plan"], capture_output=True, text=True, timeout=60, check=False)
+    return done.stdout.splitlines()
+
+
+def _continue(runner: Path, program: Program, disk: Disk, prompt: list[int], new: int, tmp_path: Path):
+    job = GenerateJob(program=program, prompt=tuple(prompt), new_tokens=new)
+    return parse_generate(_run(runner, generate_plan(job, disk.paths(program)), tmp_path))[1]
+
+
+def _teacher_forced(model: HybridLM, prompt: list[int], taken: list[int]) -> Tensor:
+    with torch.no_grad():
+        return model(torch.tensor([prompt + taken]))[0, len(prompt) - 1 : -1]
+
+
+def _prompt(length: int) -> list[int]:
+    return torch.randint(0, 256, (length,), generator=torch.Generator().manual_seed(length)).tolist()
+
+
+def _worst(steps, logits: Tensor) -> float:
+    """The largest difference over both reported logits of every step."""
+    pairs = [(s.token, s.logit) for s in steps], [(s.runner_up, s.runner_up_logit) for s in steps]
+    return max(abs(logits[i, token].item() - logit) for side in pairs for i, (token, logit) in enumerate(side))
+
+
+@pytest.mark.parametrize("length", [1, 5, CHUNK, 2 * CHUNK + 7])
+def test_float_program_is_the_eager_model(
+    runner: Path, model: HybridLM, disk: Disk, length: int, tmp_path: Path, float_program: Program
+) -> None:
+    prompt = _prompt(length)
+    steps = _continue(runner, float_program, disk, prompt, 12, tmp_path)
+    logits = _teacher_forced(model, prompt, [s.token for s in steps])
+    assert [s.token for s in steps] == logits.argmax(-1).tolist()
+    assert _worst(steps, logits) <= 1e-5 * (logits.max() - logits.min()).item()
+
+
+@pytest.fixture(scope="module")
+def float_program(model: HybridLM, disk: Disk) -> Program:
+    return export_model(model, context_length=CONTEXT, prefill_chunk=CHUNK, quantisation=FLOAT, store=disk)
+
+
+@pytest.mark.parametrize("length", [3, 50])
+def test_four_bit_program_is_within_activation_rounding(
+    runner: Path, model: HybridLM, disk: Disk, four_bit: Program, length: int, tmp_path: Path
+) -> None:
+    prompt = _prompt(length)
+    steps = _continue(runner, four_bit, disk, prompt, 24, tmp_path)
+    taken = [s.token for s in steps]
+    rounded = _teacher_forced(quantised(model), prompt, taken)
+    weights_only = _teacher_forced(quantised(model, Scheme(activations=False)), prompt, taken)
+    bound = 2 * (rounded - weights_only).abs().max().item()
+    assert 0 < _worst(steps, rounded) <= bound
+    # The bound tells models apart: the same network with unrounded weights is outside it.
+    assert _worst(steps, _teacher_forced(model, prompt, taken)) > bound
+
+
+def test_composed_program_gives_the_tokens_of_the_monolithic_one(
+    runner: Path, model: HybridLM, disk: Disk, four_bit: Program, tmp_path: Path
+) -> None:
+    weights = model.state_dict()
+    stages, files = [], {}
+    pieces = pieces_of(ARCHITECTURE, context=CONTEXT, chunk=CHUNK, quantisation=Quantisation())
+    for name, piece, names in pieces:
+        module = piece.module({short: weights[long].float() for short, long in names.items()})
+        data, _ = lower(module, piece.example(), CHUNK, piece.takes_position, piece.states())
+        file = disk.put(data)
+        files[file] = len(data)
+        stages.append(StageSpec(name=name, file=file, takes_position=piece.takes_position, state=piece.states()))
+    composed = four_bit.model_copy(update={"layout": "composed", "files": files, "stages": tuple(stages)})
+    prompt = _prompt(70)
+    ours, theirs = (_continue(runner, program, disk, prompt, 20, tmp_path) for program in (composed, four_bit))
+    assert [s.token for s in ours] == [s.token for s in theirs]
+    assert composed.hash != four_bit.hash
+    assert [s.logit for s in ours] == pytest.approx([s.logit for s in theirs], rel=1e-5)
+
+
+def test_candidates_share_what_they_have_in_common(
+    runner: Path, disk: Disk, executor: Executor, tmp_path: Path
+) -> None:
+    spec = SearchSpec(
+        corpus="any",
+        phones=("any",),
+        vocab_size=256,
+        context_length=CONTEXT,
+        prefill_chunk=CHUNK,
+        protocol=Protocol(prefill_tokens=40, decode_tokens=8, repetitions=2),
+    )
+    deeper = ARCHITECTURE.model_copy(update={"blocks": ARCHITECTURE.blocks * 2})
+    first, second = export_candidates([ARCHITECTURE, deeper], spec, disk, disk, executor)
+    assert not isinstance(first, Exception)
+    assert not isinstance(second, Exception)
+    assert first.program.files == second.program.files
+    assert len(second.program.stages) == 2 + 2 * deeper.depth
+    assert first.export_seconds > 0
+    assert second.export_seconds == 0
+    assert first.program.planned_memory < second.program.planned_memory
+    again = export_candidates([ARCHITECTURE], spec, disk, disk, executor)[0]
+    assert not isinstance(again, Exception)
+    assert again.program.hash == first.program.hash
+
+    job = MeasureJob(program=second.program, protocol=spec.protocol)
+    block = parse_measure(_run(runner, measure_plan(job, disk.paths(second.program)), tmp_path))
+    assert len(block.prefill_ns) == 2
+    assert [len(samples) for samples in block.decode_ns] == [8, 8]
+    assert 0 < block.baseline_bytes < block.peak_bytes
+
+
+def test_runner_says_what_is_wrong(runner: Path, disk: Disk, four_bit: Program, tmp_path: Path) -> None:
+    def complaint(plan: str) -> dict[str, str]:
+        return json.loads(_run(runner, plan, tmp_path)[-1])
+
+    fitting = GenerateJob(program=four_bit, prompt=(1,), new_tokens=CONTEXT + 2)
+    paths = disk.paths(four_bit)
+    assert "context length" in complaint(generate_plan(fitting, paths))["message"]
+    (tmp_path / "broken.pte").write_bytes(b"not a program")
+    broken = dict.fromkeys(paths, str(tmp_path / "broken.pte"))
+    assert complaint(generate_plan(fitting, broken))["slug"] == "program-refused"
+    assert "unknown mode" in complaint(generate_plan(fitting, paths).replace("mode generate", "mode sing"))["message"]
