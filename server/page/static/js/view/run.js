@@ -1,0 +1,83 @@
+/** One run: its stages, what the phone measured of the result, and what the model said there. */
+import { html } from "../html.js";
+import { duration, figure, fixed, spaced } from "../format.js";
+import { href } from "../route.js";
+import { phoneName, searches } from "../store.js";
+import { Blocks } from "./blocks.js";
+import { FaultNote, ProgressBar, StateMark, VIRTUAL_NOTE, VirtualMark } from "./common.js";
+import { ProfileFacts } from "./detail.js";
+
+/** @typedef {import("../types.js").Run} Run */
+/** @typedef {import("../types.js").Stage} Stage */
+
+/** @param {{stage: Stage}} props */
+function Figures({ stage }) {
+  const names = [...new Set([...Object.keys(stage.before), ...Object.keys(stage.after)])];
+  return html`<dl class="figures">
+    ${names.map(
+      (name) => html`<div key=${name}>
+        <dt>${spaced(name)}</dt>
+        <dd>
+          ${name in stage.before && html`<span>${fixed(stage.before[name], 3)}</span><span class="arrow" aria-label="to">→</span>`}
+          <b>${name in stage.after ? fixed(stage.after[name], 3) : "…"}</b>
+        </dd>
+      </div>`,
+    )}
+  </dl>`;
+}
+
+/** @param {{run: Run}} props */
+const Stages = ({ run }) => html`<section class="panel stages-panel" aria-label="Stages">
+  <h2>Stages</h2>
+  <ol class="stages">
+    ${run.stages.map(
+      (stage, index) => html`<li key=${index} class=${`stage-${stage.state}`}>
+        <div class="stage-head"><b>${spaced(stage.name)}</b> <${StateMark} state=${stage.state} /> <span class="quiet">${stage.seconds !== null && duration(stage.seconds)}</span></div>
+        <${Figures} stage=${stage} />
+      </li>`,
+    )}
+  </ol>
+</section>`;
+
+/** @param {{run: Run}} props */
+function Spoken({ run }) {
+  if (run.text === null) return null;
+  const { generation, check } = run;
+  const steps = generation?.steps ?? [];
+  const seconds = steps.reduce((sum, step) => sum + step.ns, 0) / 1e9;
+  return html`<section class="panel" aria-label="On the phone">
+    <h2>On the phone ${generation?.virtual && html`<${VirtualMark} />`}</h2>
+    <blockquote class="spoken"><span class="prompt" title="the prompt">${run.spec.prompt}</span><span class="answer" title="what the phone made of it">${run.text}</span></blockquote>
+    ${generation && html`<p class="quiet">${steps.length} tokens on ${phoneName(generation.serial)}${seconds > 0 && `, ${figure(steps.length / seconds)} per second`}</p>`}
+    ${check && html`<${Check} check=${check} />`}
+    ${generation?.virtual && html`<p class="virtual-note">${VIRTUAL_NOTE}</p>`}
+  </section>`;
+}
+
+/** @param {{check: import("../types.js").TokenCheck}} props */
+const Check = ({ check }) => html`<p class=${`check ${check.passed ? "check-passed" : "check-failed"}`}>
+  <b>${check.passed ? "Same tokens as PyTorch" : "Tokens differ from PyTorch"}</b>:
+  ${" "}${check.agreed} of ${check.tokens} agree${check.near_ties.length > 0 && `, ${check.near_ties.length} near ${check.near_ties.length === 1 ? "tie" : "ties"} (gap at most ${figure(Math.max(...check.near_ties.map((t) => t.logit_gap)))})`};
+  ${" "}largest difference of a logit ${figure(check.max_logit_difference)}.
+</p>`;
+
+/** @param {{run: Run}} props */
+export function RunView({ run }) {
+  const search = searches.value?.find((s) => s.id === run.spec.search);
+  const profiles = Object.entries(run.profiles);
+  return html`<article class="run">
+    <header class="head"><div><h1>${run.name}</h1> <${StateMark} state=${run.state} /></div></header>
+    <p>Trains candidate <b>#${run.candidate}</b> of <a href=${href({ view: "searches", search: run.spec.search })}>${search?.name ?? run.spec.search}</a> <${Blocks} architecture=${run.architecture} /></p>
+    ${(run.state === "running" || run.state === "queued") && html`<div class="where">
+      <${ProgressBar} progress=${run.progress} label="Progress of the run" />
+      <p><span>${run.progress.message || "waiting for the worker"}</span><span class="quiet">${run.progress.total > 0 && `${run.progress.done} of ${run.progress.total}`}</span></p>
+    </div>`}
+    ${run.fault && html`<${FaultNote} fault=${run.fault} />`}
+    <${Spoken} run=${run} />
+    <${Stages} run=${run} />
+    ${profiles.length > 0 && html`<section class="panel final" aria-label="Final profile">
+      <h2>The trained model, measured</h2>
+      ${profiles.map(([serial, profile]) => html`<${ProfileFacts} key=${serial} serial=${serial} profile=${profile} />`)}
+    </section>`}
+  </article>`;
+}

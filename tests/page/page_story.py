@@ -1,0 +1,283 @@
+"""A search in progress, told to a real server through its REST API and its own repositories."""
+
+import hashlib
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+import httpx2
+
+from device_agent.contracts import (
+    AgentReport,
+    Blame,
+    Condition,
+    Fault,
+    Figure,
+    Generation,
+    MeasureJob,
+    PhoneFacts,
+    PhoneState,
+    Profile,
+    Program,
+    Protocol,
+    Quantisation,
+    Sighting,
+    StageSpec,
+    TokenStep,
+    Transfer,
+)
+from search.candidate import BudgetReport, Candidate, Phase, Quality, Verdict
+from server.api.views import SearchView
+from server.fleet import Fleet
+from server.ledger import RunLedger, SearchLedger
+from server.runs import StageRecord, TokenCheck, WorkState
+from server.services import Services
+from server.settings import Settings
+from trainer.architecture import Architecture, Attention, ShortConv
+
+VIRTUAL, REAL, SIGHTED, SILENT = "127.0.0.1:5555", "R5CX10ABCDE", "R58N70QWERT", "R3CT80ZXCVB"
+OWNER = "the-test"
+BUDGETS = {"decode_ms": 2.0, "ttft_ms": 150.0, "peak_memory_mb": 8.0}
+# number: width, blocks, bits per byte, decode ms, TTFT ms, peak MB
+DONE = {
+    0: (128, "ccAccA", 2.513, 0.82, 62.0, 3.9),
+    1: (192, "ccccAA", 2.341, 1.21, 97.0, 5.2),
+    2: (256, "cAcAcAcA", 2.102, 2.87, 214.0, 9.4),
+    3: (128, "cccc", 2.688, 0.55, 38.0, 3.1),
+    4: (192, "cAcccA", 2.297, 1.33, 104.0, 5.6),
+    6: (256, "ccAccc", 2.218, 1.72, 131.0, 6.9),
+    7: (128, "AAcccccc", 2.467, 1.15, 88.0, 5.0),
+    8: (256, "cccAcccA", 2.149, 2.21, 148.0, 8.3),
+    9: (192, "cccccc", 2.402, 1.10, 79.0, 4.9),
+    10: (256, "cAcc", 2.301, 1.41, 92.0, 6.1),
+}
+LATER = (192, "ccAcA", 2.05, 1.25, 99.0, 5.4)
+FRONT = {0, 1, 3, 4, 6, 9}
+FEASIBLE = FRONT | {7, 10}
+
+
+def architecture(width: int, blocks: str) -> Architecture:
+    """`c` is a short convolution, `A` is attention."""
+    attention = Attention(heads=width // 32, kv_heads=2 if width % 64 == 0 else 1, head_dim=32)
+    operators = tuple(attention if letter == "A" else ShortConv() for letter in blocks)
+    return Architecture(vocab_size=2048, width=width, ffn_width=2 * width, blocks=operators)
+
+
+def figure(value: float) -> Figure:
+    return Figure(value=value, low=value * 0.97, high=value * 1.04)
+
+
+def profile(decode_ms: float, ttft_ms: float, peak_mb: float) -> Profile:
+    return Profile(
+        ttft_ms=figure(ttft_ms),
+        prefill_tokens_per_second=figure(128_000 / ttft_ms),
+        decode_ms=figure(decode_ms),
+        decode_p95_ms=figure(decode_ms * 1.3),
+        load_ms=figure(11.0),
+        peak_memory_bytes=int(peak_mb * 1e6),
+    )
+
+
+def done(number: int, row: tuple[int, str, float, float, float, float]) -> Candidate:
+    """A finished candidate as the table above has it; on the real phone everything takes three times as long."""
+    width, blocks, quality, decode, ttft, memory = row
+    shape = architecture(width, blocks)
+    measured = {"decode_ms": decode, "ttft_ms": ttft, "peak_memory_mb": memory}
+    return Candidate(
+        number=number,
+        params={},
+        architecture=shape,
+        parameters=shape.parameters,
+        phase=Phase.DONE,
+        profiles={VIRTUAL: profile(decode, ttft, memory), REAL: profile(3 * decode, 3 * ttft, memory)},
+        quality=Quality(bits_per_byte=quality, tokens=160_000),
+        values=(quality, decode, memory),
+        violations={name: measured[name] / bound - 1 for name, bound in BUDGETS.items()},
+        seconds={"build": 0.2, "export": 11.8, "push": 0.7, "run": 5.1, "score": 21.4},
+    )
+
+
+def under_way(number: int, phase: Phase, blocks: str, fault: Fault | None = None) -> Candidate:
+    shape = architecture(192, blocks)
+    return Candidate(
+        number=number, params={}, architecture=shape, parameters=shape.parameters, phase=phase, fault=fault
+    )
+
+
+def candidates() -> list[Candidate]:
+    crash = Fault(
+        blame=Blame.PHONE,
+        slug="program-crashed",
+        message="The runner was killed by signal 9 while it loaded the program.",
+        advice="The phone ran out of memory: lower the largest width or depth of the space.",
+    )
+    return [
+        *(done(number, row) for number, row in DONE.items()),
+        under_way(5, Phase.FAILED, "AAAAAAAA", crash),
+        under_way(11, Phase.MEASURED, "ccAcA"),
+        under_way(12, Phase.EXPORTED, "cAAc"),
+        under_way(13, Phase.PROPOSED, "cccA"),
+    ]
+
+
+def facts(virtual: bool) -> PhoneFacts:
+    return PhoneFacts(
+        model="SM-S921B",
+        manufacturer="samsung",
+        soc="SM8650",
+        android="14",
+        sdk=34,
+        abi="arm64-v8a",
+        cores=8,
+        cluster_max_khz={"policy0": 2_265_600, "policy2": 3_148_800, "policy7": 3_398_400},
+        memory_bytes=7_900_000_000,
+        free_bytes=91_000_000_000,
+        virtual=virtual,
+    )
+
+
+def sightings() -> Sequence[Sighting]:
+    now = datetime.now(UTC)
+    lost = Fault(
+        blame=Blame.PHONE,
+        slug="phone-unreachable",
+        message="No answer from the phone within 5 s.",
+        advice="Wake the phone and see that USB debugging is on.",
+    )
+    return (
+        Sighting(serial=VIRTUAL, state=PhoneState.READY, facts=facts(True), probed_at=now),
+        Sighting(serial=REAL, state=PhoneState.UNREACHABLE, facts=facts(False), fault=lost, probed_at=now),
+        Sighting(serial=SIGHTED, state=PhoneState.UNAUTHORISED, probed_at=now),
+    )
+
+
+def report(phones: Sequence[Sighting]) -> AgentReport:
+    return AgentReport(incarnation="0" * 32, version="0.1.0", host="bench-host", phones=tuple(phones))
+
+
+class Story:
+    """One server's ledger, and how the search in it goes on."""
+
+    def __init__(self, base: str, settings: Settings) -> None:
+        self.base = base
+        self.services = Services.of(settings)
+        self.search = ""
+
+    def close(self) -> None:
+        self.services.database.close()
+
+    def call(self, method: str, path: str, **content: object) -> httpx2.Response:
+        answer = httpx2.request(method, self.base + path, timeout=10, **content)  # type: ignore[arg-type]  # passed on
+        assert answer.is_success, answer.text
+        return answer
+
+    def begin(self) -> None:
+        """Phones, a corpus, a search that a worker has taken up, and its first candidates."""
+        self.report()
+        past = Fleet(self.services.database, lambda: datetime.now(UTC) - timedelta(minutes=5))
+        past.report("bench-2", report([Sighting(serial=SILENT, state=PhoneState.READY, probed_at=datetime.now(UTC))]))
+        for serial, name in ((VIRTUAL, "Virtual S24"), (REAL, "Bench 3"), (SILENT, "Bench 4")):
+            self.call("POST", "/v1/phones", json={"serial": serial, "name": name})
+        text = b"def f(x):\n    return x + 1\n" * 50
+        digest = hashlib.sha256(text).hexdigest()
+        self.call("PUT", f"/v1/artifacts/{digest}", content=text)
+        files = [{"sha256": digest, "format": "text"}]
+        corpus = self.call("POST", "/v1/corpora", json={"name": "code", "files": files}).json()["id"]
+        spec = {"name": "small hybrid", "corpus": corpus, "phones": [VIRTUAL, REAL], "budgets": BUDGETS}
+        self.search = SearchView.model_validate(self.call("POST", "/v1/searches", json=spec).json()).id
+        claimed = self.services.claims.claim_search(OWNER)
+        assert claimed is not None
+        assert claimed.id == self.search
+        for candidate in candidates():
+            self.ledger.remember(candidate)
+        self.ledger.progress("measuring candidate 12 on Virtual S24", 11, 16)
+        self.lease()
+
+    @property
+    def ledger(self) -> SearchLedger:
+        return SearchLedger(self.services.database, self.search, OWNER)
+
+    def report(self) -> None:
+        """The agent says that it is there."""
+        self.call("PUT", "/v1/agents/bench-1", json=report(sightings()).model_dump(mode="json"))
+
+    def lease(self) -> None:
+        """The virtual phone begins to measure."""
+        program = Program(
+            layout="composed",
+            architecture="a" * 64,
+            executorch="1.4.1",
+            quantisation=Quantisation(),
+            vocab_size=2048,
+            context_length=512,
+            prefill_chunk=128,
+            planned_memory=1_000_000,
+            files={"b" * 64: 1000},
+            stages=(StageSpec(name="all", file="b" * 64),),
+        )
+        work = MeasureJob(program=program, protocol=Protocol())
+        self.services.queue.enqueue(work, VIRTUAL, "story", search=self.search, number=12)
+        body = {"agent": "bench-1", "incarnation": "0" * 32, "serials": [VIRTUAL]}
+        assert self.call("POST", "/v1/leases", json=body).status_code == 200
+
+    def conclude(self) -> None:
+        """The search ends, with candidate 6 as its winner."""
+        reports = tuple(
+            BudgetReport(
+                budget=name,
+                bound=bound,
+                winner_value=value,
+                keeps_probability=0.998 if name == "decode_ms" else 1.0,
+                best_value=best,
+                excluded=excluded,
+                binding=name == "peak_memory_mb",
+            )
+            for (name, bound), value, best, excluded in zip(
+                BUDGETS.items(), (1.72, 131.0, 6.9), (0.55, 38.0, 3.1), (2, 1, 2), strict=True
+            )
+        )
+        why = "Of the feasible candidates, 6 has the best quality. Without the memory budget, candidate 8 would win."
+        self.ledger.progress("done", 16, 16)
+        self.ledger.conclude(Verdict(front=tuple(sorted(FRONT)), winner=6, budgets=reports, why=why))
+        self.services.claims.finish_search(self.search, OWNER, WorkState.SUCCEEDED)
+
+    def train(self) -> str:
+        """A run of the winner that has spoken on the phone; returns its id."""
+        body = {"search": self.search, "name": "first words", "prompt": "def add(", "new_tokens": 4}
+        run = str(self.call("POST", "/v1/runs", json=body).json()["id"])
+        assert self.services.claims.claim_run(OWNER) is not None
+        ledger = RunLedger(self.services.database, run, OWNER)
+        figures = [("teacher", 8.02, 1.91, 96.0), ("pretrain", 8.05, 2.02, 141.0), ("qat", 2.31, 2.07, 40.5)]
+        for position, (name, before, after, seconds) in enumerate(figures):
+            ledger.stage(
+                position,
+                StageRecord(
+                    name=name,
+                    state=WorkState.SUCCEEDED,
+                    before={"bits_per_byte": before},
+                    after={"bits_per_byte": after},
+                    seconds=seconds,
+                ),
+            )
+        ledger.progress("generating on the phone", 3, 4)
+        ledger.profile(VIRTUAL, profile(1.74, 133.0, 7.0))
+        ledger.generation(spoken(), "a, b):\n    return a + b", CHECK)
+        return run
+
+
+CHECK = TokenCheck(tokens=4, agreed=4, max_logit_difference=0.012, passed=True)
+
+
+def spoken() -> Generation:
+    condition = Condition(taken_at=datetime.now(UTC))
+    step = TokenStep(token=7, logit=4.0, runner_up=8, runner_up_logit=2.5, ns=2_000_000)
+    return Generation(
+        program="c" * 64,
+        serial=VIRTUAL,
+        virtual=True,
+        prompt=(1, 2, 3),
+        steps=(step,) * 4,
+        prefill_ns=9_000_000,
+        before=condition,
+        after=condition,
+        transfer=Transfer(pushed_bytes=0, pushed_files=0, kept_files=1, seconds=0.1),
+    )
