@@ -13,7 +13,7 @@ from typing import IO
 from device_agent.contracts import Sha256
 from server.clock import Clock, utc_now
 from server.database import Database
-from server.errors import DiskFull, HashMismatch, NotFound, TooLarge
+from server.errors import ArtifactLost, DiskFull, HashMismatch, NotFound, TooLarge
 from server.settings import Settings
 from server.tables import ArtifactRow
 
@@ -51,8 +51,21 @@ class ArtifactStore:
         """
         return self.path(sha256).stat().st_size
 
+    def get(self, sha256: Sha256) -> bytes:
+        """What was kept under this name.
+
+        Raises:
+            ArtifactLost: it is not here, though our tables name it.
+        """
+        try:
+            return self._place(sha256).read_bytes()
+        except FileNotFoundError:
+            raise ArtifactLost(
+                f"the stored bytes {sha256} are gone", advice=f"Restore {self._root} from a backup, or start anew."
+            ) from None
+
     def put(self, data: bytes) -> Sha256:
-        """Keep `data`; returns its name. This is `search.ports.Store`."""
+        """Keep `data`; returns its name. With `get`, this is `search.ports.Store`."""
         name = hashlib.sha256(data).hexdigest()
         if not self.has(name):
             self.receive(name, [data])

@@ -87,6 +87,12 @@ class HashMismatch(FulcrumError):
     blame, slug = Blame.USER, "hash-mismatch"
 
 
+class ArtifactLost(FulcrumError):
+    """Bytes that our tables name are not on the disk."""
+
+    blame, slug = Blame.INFRASTRUCTURE, "artifact-lost"
+
+
 class TooLarge(FulcrumError):
     """A body is over its limit."""
 

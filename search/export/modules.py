@@ -20,9 +20,9 @@ from torchao.quantization.quantize_.workflows.intx.intx_unpacked_to_int8_tensor 
     IntxUnpackedToInt8Tensor,
     IntxUnpackedToInt8TensorActivationQuantization,
 )
-from trainer.quantise import quantise_weight
 
 from device_agent.contracts import Quantisation
+from trainer.quantise import quantise_weight
 
 Weights = Mapping[str, Tensor]
 

@@ -17,13 +17,14 @@ from search.export import modules
 from trainer.architecture import Architecture, ShortConv
 from trainer.model import rope
 
-_FORMAT = 1  # raised when `modules` or `lower` changes what is lowered, so that old bytes are not taken for new
+_FORMAT = "1"  # raised when `modules` or `lower` changes what is lowered, so that old bytes are not taken for new
 
 
 @cache
-def toolchain() -> tuple[tuple[str, str], ...]:
-    """The versions that determine what lowering gives."""
-    return tuple((name, importlib.metadata.version(name)) for name in ("executorch", "torch", "torchao"))
+def toolchain() -> dict[str, str]:
+    """The versions, ours too, that determine what lowering gives."""
+    libraries = {name: importlib.metadata.version(name) for name in ("executorch", "torch", "torchao")}
+    return libraries | {"format": _FORMAT}
 
 
 class _Piece(Wire, ABC):
@@ -34,7 +35,7 @@ class _Piece(Wire, ABC):
     @property
     def key(self) -> Sha256:
         """The name under which lowered bytes are kept, when their values do not matter (random weights)."""
-        return content_hash({"format": _FORMAT, "toolchain": toolchain(), "piece": self.model_dump(mode="json")})
+        return content_hash({"toolchain": toolchain(), "piece": self.model_dump(mode="json")})
 
     def random_weights(self) -> modules.Weights:
         """Weights of the right shapes, the same in every run: timing depends on shapes alone."""

@@ -151,7 +151,7 @@ class _Facts(TypedDict):
 def _facts(architecture: Architecture, quantisation: Quantisation, context: int, chunk: int) -> _Facts:
     return _Facts(
         architecture=architecture.hash,
-        executorch=dict(toolchain())["executorch"],
+        executorch=toolchain()["executorch"],
         quantisation=quantisation,
         vocab_size=architecture.vocab_size,
         context_length=context,

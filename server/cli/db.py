@@ -22,4 +22,4 @@ def upgrade(home: HomeOption = DEFAULT_HOME) -> None:
 
     settings = Settings(home=home)
     migrate(settings.url)
-    typer.echo(f"{settings.shown_url} is at this version's schema.")
+    typer.echo("The database is at this version's schema.")

@@ -7,9 +7,7 @@ from trainer.data import Corpus, corpus_key, prepare
 from trainer.sources import Source
 
 
-def prepared(
-    services: Services, corpus_id: str, vocab_size: int, progress: Callable[[str, int, int], None]
-) -> Corpus:
+def prepared(services: Services, corpus_id: str, vocab_size: int, progress: Callable[[str, int, int], None]) -> Corpus:
     """Tokenise once; the directory's name says all that determines it, so a later search finds it.
 
     Raises:

@@ -5,7 +5,6 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor
 from contextlib import contextmanager
 
 from device_agent.contracts import Blame, Fault, FulcrumError
@@ -15,7 +14,6 @@ from server.errors import Cancelled, OwnershipLost
 from server.runs import WorkState
 from server.services import Services
 from server.settings import Settings
-from server.worker.pool import make_pool
 from server.worker.searching import run_search
 from server.worker.training import run_training
 from trainer.errors import Interrupted, TrainerError
@@ -48,18 +46,17 @@ class Worker:
         """Do one piece of work, if there is one; says whether there was."""
         claims, services, owner = self._services.claims, self._services, self._owner
         if search := claims.claim_search(owner):
-            self._settle(search.id, lambda pool: run_search(search, services, owner, pool), claims.finish_search)
+            self._settle(search.id, lambda: run_search(search, services, owner), claims.finish_search)
         elif run := claims.claim_run(owner):
-            self._settle(run.id, lambda pool: run_training(run, services, owner, self._stop), claims.finish_run)
+            self._settle(run.id, lambda: run_training(run, services, owner, self._stop), claims.finish_run)
         else:
             return False
         return True
 
-    def _settle(self, name: str, work: Callable[[Executor], None], finish: Finish) -> None:
+    def _settle(self, name: str, work: Callable[[], None], finish: Finish) -> None:
         """Work, and record how it ended. A fault of the world leaves it open, for another try."""
-        pool = make_pool()
         try:
-            work(pool)
+            work()
             state, fault = WorkState.SUCCEEDED, None
         except (Cancelled, SearchCancelled):
             state, fault = WorkState.CANCELLED, None
@@ -78,8 +75,6 @@ class Worker:
                 self._services.claims.release(self._owner)
                 return
             state = WorkState.FAILED
-        finally:
-            pool.shutdown(cancel_futures=True)
         finish(name, self._owner, state, fault)
 
     @contextmanager

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from pathlib import Path
 
 from search.candidate import Quality
@@ -14,12 +14,21 @@ from server.ledger import SearchLedger, SqlBlockCache
 from server.ports import PhoneBench
 from server.services import Services
 from server.worker.corpus import prepared
+from server.worker.pool import make_pool
 from trainer.architecture import Architecture
 from trainer.proxy import score
 
 
-def run_search(claimed: ClaimedSearch, services: Services, owner: str, executor: Executor) -> None:
-    """Run or continue a search to its verdict."""
+def run_search(claimed: ClaimedSearch, services: Services, owner: str) -> None:
+    """Run or continue a search to its verdict, on a pool of processes of its own."""
+    executor = make_pool()
+    try:
+        _run_on(executor, claimed, services, owner)
+    finally:
+        executor.shutdown(wait=False, cancel_futures=True)
+
+
+def _run_on(executor: Executor, claimed: ClaimedSearch, services: Services, owner: str) -> None:
     spec = claimed.spec
     ledger = SearchLedger(services.database, claimed.id, owner)
     corpus = prepared(services, spec.corpus, spec.vocab_size, ledger.progress)
@@ -47,7 +56,14 @@ class ProxyScore:
     def __call__(self, architectures: Sequence[Architecture]) -> Sequence[tuple[Quality, float] | Exception]:
         """One (quality, seconds) or exception per architecture, in order."""
         futures = [self._executor.submit(timed_score, architecture, *self._arguments) for architecture in architectures]
-        return [future.exception() or future.result() for future in futures]
+        return [_outcome(future) for future in futures]
+
+
+def _outcome(future: "Future[tuple[Quality, float]]") -> tuple[Quality, float] | Exception:
+    try:
+        return future.result()
+    except Exception as error:
+        return error
 
 
 def timed_score(

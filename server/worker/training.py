@@ -1,0 +1,172 @@
+"""A run: the stages of the trainer, then the trained model on the phone, and the proof that it says what it should."""
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from device_agent.contracts import Blame, FulcrumError, Generation, Profile, Program, content_hash
+from search.export import export_model
+from search.export.pieces import toolchain
+from server.claims import ClaimedRun
+from server.errors import Cancelled
+from server.ledger import RunLedger, SqlBlockCache
+from server.ports import PhoneBench
+from server.runs import StageRecord, StageRequest, WorkState
+from server.services import Services
+from server.worker.check import check_tokens
+from server.worker.corpus import prepared
+from trainer import pipeline
+from trainer.checkpoint import Checkpoint
+from trainer.pretrain import Pretrain, Teacher
+from trainer.qat import Qat
+from trainer.stage import Outcome
+
+_REPORT_SECONDS = 0.5
+_KINDS: dict[str, type[Teacher | Pretrain | Qat]] = {"teacher": Teacher, "pretrain": Pretrain, "qat": Qat}
+
+
+class PromptTooLong(FulcrumError):
+    """Prompt and continuation do not fit into the search's context length."""
+
+    blame, slug = Blame.USER, "prompt-too-long"
+
+
+def run_training(claimed: ClaimedRun, services: Services, owner: str, stop: threading.Event) -> None:
+    """Run or continue: train, export, measure, talk, check."""
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    _Run(claimed, services, owner, stop).run()
+
+
+class _Run:
+    def __init__(self, claimed: ClaimedRun, services: Services, owner: str, stop: threading.Event) -> None:
+        self._claimed, self._services, self._stop = claimed, services, stop
+        self._search = claimed.search.spec
+        self._ledger = RunLedger(services.database, claimed.id, owner)
+        self._bench = PhoneBench(services.queue, self._ledger.cancelled, search=claimed.search.id, run=claimed.id)
+        self._cache = SqlBlockCache(services.database)
+        self._phone = claimed.spec.phone or self._search.phones[0]
+
+    def run(self) -> None:
+        corpus = prepared(self._services, self._search.corpus, self._search.vocab_size, self._ledger.progress)
+        tokens = corpus.tokenizer.encode(self._claimed.spec.prompt, add_special_tokens=False).ids
+        prompt = tuple(int(token) for token in tokens)
+        self._refuse_overflow(len(prompt))
+        checkpoint = self._train(corpus.directory)
+        program = self._export(checkpoint)
+        self._ledger.program(program)
+        number = self._claimed.number
+        self._ledger.progress(f"measuring on {self._phone}", 0, 1)
+        measurement = self._bench.measure(program, self._search.protocol, self._phone, number)
+        self._ledger.profile(self._phone, Profile.of(measurement))
+        self._ledger.progress(f"talking on {self._phone}", 0, 1)
+        generation = self._bench.generate(program, prompt, self._claimed.spec.new_tokens, self._phone, number)
+        self._conclude(checkpoint, generation)
+
+    def _refuse_overflow(self, prompt: int) -> None:
+        needed, context = prompt + self._claimed.spec.new_tokens, self._search.context_length
+        if needed > context:
+            raise PromptTooLong(
+                f"a prompt of {prompt} tokens and its continuation need {needed} positions; the context has {context}",
+                advice="Shorten the prompt or ask for fewer new tokens.",
+            )
+
+    def _train(self, corpus_directory: Path) -> Checkpoint:
+        stages = [_stage(request) for request in self._claimed.spec.stages]
+        records = [StageRecord(name=stage.kind) for stage in stages]
+        for position, record in enumerate(records):
+            self._ledger.stage(position, record)
+        told = _Throttle(_REPORT_SECONDS)
+
+        def report(index: int, done: int, total: int, metrics: dict[str, float]) -> None:
+            if records[index].state is WorkState.QUEUED:
+                records[index] = records[index].model_copy(update={"state": WorkState.RUNNING})
+                self._ledger.stage(index, records[index])
+            if told.due():
+                loss = f", loss {metrics['loss']:.3f}" if "loss" in metrics else ""
+                message = f"stage {index + 1} of {len(stages)}: {stages[index].kind}{loss}"
+                self._ledger.progress(message, done, total)
+
+        def finished(index: int, outcome: Outcome) -> None:
+            update = {
+                "state": WorkState.SUCCEEDED,
+                "before": outcome.before,
+                "after": outcome.after,
+                "seconds": outcome.seconds,
+                "checkpoint": str(outcome.checkpoint),
+            }
+            records[index] = records[index].model_copy(update=update)
+            self._ledger.stage(index, records[index])
+
+        checkpoint, _ = pipeline.run(
+            stages,
+            self._claimed.architecture,
+            corpus_directory,
+            self._services.settings.home / "runs" / self._claimed.id,
+            report=report,
+            finished=finished,
+            should_stop=self._should_stop(),
+        )
+        return checkpoint
+
+    def _should_stop(self) -> Callable[[], bool]:
+        look = _Throttle(_REPORT_SECONDS)
+
+        def should_stop() -> bool:
+            if self._stop.is_set():
+                return True
+            if look.due() and self._ledger.cancelled():
+                raise Cancelled("the user asked to stop")
+            return False
+
+        return should_stop
+
+    def _export(self, checkpoint: Checkpoint) -> Program:
+        search = self._search
+        what = {
+            "checkpoint": checkpoint.directory.name,
+            "quantisation": search.quantisation.model_dump(mode="json"),
+            "context": search.context_length,
+            "chunk": search.prefill_chunk,
+        }
+        key = content_hash({"monolithic": what, "by": toolchain()})
+        if kept := self._cache.get(key):
+            return Program.model_validate_json(kept)
+        self._ledger.progress("exporting the trained model", 0, 1)
+        program = export_model(
+            checkpoint.model(),
+            context_length=search.context_length,
+            prefill_chunk=search.prefill_chunk,
+            quantisation=search.quantisation,
+            store=self._services.artifacts,
+        )
+        self._cache.put(key, program.model_dump_json())
+        return program
+
+    def _conclude(self, checkpoint: Checkpoint, generation: Generation) -> None:
+        check = check_tokens(checkpoint.model(), self._search.quantisation, generation)
+        taken = [step.token for step in generation.steps]
+        self._ledger.generation(generation, checkpoint.tokenizer.decode(taken), check)
+        self._ledger.progress("done", 1, 1)
+
+
+def _stage(request: StageRequest) -> Teacher | Pretrain | Qat:
+    kind = _KINDS[request.name]
+    return kind() if request.tokens is None else kind(tokens=request.tokens)
+
+
+class _Throttle:
+    """Says yes at most once in so many seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds, self._next = seconds, 0.0
+
+    def due(self) -> bool:
+        now = time.monotonic()
+        if now < self._next:
+            return False
+        self._next = now + self._seconds
+        return True
