@@ -19,3 +19,9 @@ def fsync_directory(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def fsync_file(path: Path) -> None:
+    """Flush a file that somebody else wrote."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

@@ -100,6 +100,18 @@ class _RoundedActivations(torch.autograd.Function):
         return gradients[0]
 
 
+def _rounded_weight(weight: Tensor, group_size: int) -> Tensor:
+    rounded: Tensor = _RoundedWeight.apply(weight, group_size)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    return rounded
+
+
+def _rounded_activations(x: Tensor, scheme: Scheme) -> Tensor:
+    if not scheme.activations:
+        return x
+    rounded: Tensor = _RoundedActivations.apply(x)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    return rounded
+
+
 class QatLinear(nn.Linear):
     """A linear that trains under the rounding of deployment; its `weight` is the full-precision master."""
 
@@ -107,8 +119,7 @@ class QatLinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] -> [..., out]."""
-        rounded: Tensor = _RoundedWeight.apply(self.weight, self.scheme.group_size)
-        return F.linear(_RoundedActivations.apply(x) if self.scheme.activations else x, rounded)
+        return F.linear(_rounded_activations(x, self.scheme), _rounded_weight(self.weight, self.scheme.group_size))
 
 
 class QatEmbedding(TiedEmbedding):
@@ -119,13 +130,11 @@ class QatEmbedding(TiedEmbedding):
     def forward(self, tokens: Tensor) -> Tensor:
         """[B, T] -> [B, T, width]."""
         # Groups lie within rows, so only the rows that are read need rounding.
-        rows: Tensor = _RoundedWeight.apply(F.embedding(tokens, self.weight), self.scheme.group_size)
-        return rows
+        return _rounded_weight(F.embedding(tokens, self.weight), self.scheme.group_size)
 
     def project(self, h: Tensor) -> Tensor:
         """[..., width] -> logits [..., vocab]."""
-        rounded: Tensor = _RoundedWeight.apply(self.weight, self.scheme.group_size)
-        return F.linear(_RoundedActivations.apply(h) if self.scheme.activations else h, rounded)
+        return F.linear(_rounded_activations(h, self.scheme), _rounded_weight(self.weight, self.scheme.group_size))
 
 
 class QuantisedLinear(nn.Linear):

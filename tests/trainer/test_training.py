@@ -1,0 +1,199 @@
+import math
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+
+from trainer.architecture import Architecture, Attention, ShortConv
+from trainer.checkpoint import Checkpoint, Rolling, seal
+from trainer.data import Batch, Corpus
+from trainer.engine import Recipe, Run, bits_per_byte, hard_labels, train
+from trainer.errors import CheckpointError, Interrupted, TrainingDiverged
+from trainer.model import HybridLM
+from trainer.qat import stochastically_rounded
+
+_RECIPE = Recipe(tokens=4 * 32 * 24, batch=4, sequence=32, learning_rate=1e-2, seed=5)
+
+
+def _same(one: HybridLM, other: HybridLM) -> bool:
+    pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_training_lowers_held_out_bits_per_byte_and_is_deterministic(corpus: Corpus, tiny: Architecture) -> None:
+    models = [HybridLM(tiny, seed=2) for _ in range(2)]
+    before = bits_per_byte(models[0], corpus, sequence=32)
+    for model in models:
+        train(model, corpus, _RECIPE, hard_labels, Run())
+    assert bits_per_byte(models[0], corpus, sequence=32) < 0.8 * before
+    assert _same(*models)
+
+
+def test_bits_per_byte_of_a_uniform_model_is_known(corpus: Corpus, tiny: Architecture) -> None:
+    model = HybridLM(tiny)
+    torch.nn.init.zeros_(model.model.embed_tokens.weight)
+    windows = list(corpus.held_out(size=16, sequence=32, windows=40))
+    tokens = sum(window.targets.numel() for window in windows)
+    read = sum(int(corpus.token_bytes[window.targets].sum()) for window in windows)
+    expected = tokens * math.log2(tiny.vocab_size) / read
+    assert bits_per_byte(model, corpus, sequence=32, windows=40) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_rate_rises_stays_and_falls() -> None:
+    recipe = Recipe(tokens=16 * 128 * 100, batch=16, warmup=0.1, decay=0.4)
+    rates = [recipe.rate(step) for step in range(recipe.steps)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[9:60] == [1.0] * 51
+    assert rates[-1] == pytest.approx(1 / 40)
+    assert all(a > b for a, b in pairwise(rates[60:]))
+
+
+def test_stopping_and_carrying_on_changes_no_bit(corpus: Corpus, tiny: Architecture, tmp_path: Path) -> None:
+    whole = HybridLM(tiny, seed=2)
+    train(whole, corpus, _RECIPE, hard_labels, Run())
+    rolling = Rolling(tmp_path, corpus.tokenizer)
+    for _ in range(30):
+        stopped = HybridLM(tiny, seed=2)
+        asked = iter([False] * 6 + [True])
+        try:
+            train(stopped, corpus, _RECIPE, hard_labels, Run(rolling, should_stop=lambda asked=asked: next(asked)))
+        except Interrupted:
+            assert len(list(tmp_path.iterdir())) == 1
+            continue
+        break
+    else:
+        pytest.fail("never finished")
+    assert _same(whole, stopped)
+
+
+_CHILD = """
+    import sys
+    from pathlib import Path
+    import torch
+    torch.set_num_threads(1)
+    from trainer.architecture import Architecture
+    from trainer.checkpoint import Rolling
+    from trainer.data import Corpus
+    from trainer.engine import Recipe, Run, hard_labels, train
+    from trainer.model import HybridLM
+    corpus = Corpus.open(Path(sys.argv[1]))
+    here = Path(sys.argv[2])
+    model = HybridLM(Architecture.model_validate_json(sys.argv[3]), seed=2)
+    recipe = Recipe.model_validate_json(sys.argv[4])
+    run = Run(Rolling(here / "rolling", corpus.tokenizer), report=lambda *a: print(a[0], flush=True), save_seconds=0)
+    train(model, corpus, recipe, hard_labels, run)
+"""
+
+
+def _child(corpus: Corpus, tiny: Architecture, here: Path, recipe: Recipe) -> subprocess.Popen[str]:
+    arguments = [str(corpus.directory), str(here), tiny.model_dump_json(), recipe.model_dump_json()]
+    program = [sys.executable, "-c", textwrap.dedent(_CHILD), *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    return subprocess.Popen(program, stdout=subprocess.PIPE, text=True, env=environment)
+
+
+def test_a_killed_run_ends_with_the_bits_of_an_undisturbed_one(
+    corpus: Corpus, tiny: Architecture, tmp_path: Path
+) -> None:
+    calm, rough = HybridLM(tiny, seed=2), HybridLM(tiny, seed=2)
+    train(calm, corpus, _RECIPE, hard_labels, Run())
+    rolling = Rolling(tmp_path / "rolling", corpus.tokenizer)
+    for steps in (5, 7):
+        child = _child(corpus, tiny, tmp_path, _RECIPE)
+        assert child.stdout is not None
+        for _ in range(steps):
+            assert child.stdout.readline()
+        time.sleep(0.003 * steps)  # somewhere within a step or a save
+        child.send_signal(signal.SIGKILL)
+        assert child.wait(timeout=30) == -signal.SIGKILL
+        child.stdout.close()
+    latest = rolling.latest()
+    assert latest is not None
+    assert 10 <= latest.restore(HybridLM(tiny))["step"] < _RECIPE.steps
+    train(rough, corpus, _RECIPE, hard_labels, Run(rolling))
+    assert _same(calm, rough)
+
+
+def test_a_loss_that_is_no_number_stops_with_advice(corpus: Corpus, tiny: Architecture, tmp_path: Path) -> None:
+    rolling = Rolling(tmp_path, corpus.tokenizer)
+    count = iter(range(100))
+
+    def explodes(model: HybridLM, batch: Batch) -> torch.Tensor:
+        loss = hard_labels(model, batch)
+        return loss * float("nan") if next(count) == 5 else loss
+
+    with pytest.raises(TrainingDiverged, match="nan at step 5") as caught:
+        train(HybridLM(tiny), corpus, _RECIPE, explodes, Run(rolling, save_seconds=0))
+    assert "learning rate" in caught.value.advice
+    kept = rolling.latest()
+    assert kept is not None
+    assert kept.restore(HybridLM(tiny))["step"] == 5
+
+
+def test_a_full_disk_leaves_the_previous_checkpoint_whole(
+    corpus: Corpus, tiny: Architecture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rolling = Rolling(tmp_path, corpus.tokenizer)
+    model = HybridLM(tiny, seed=2)
+    rolling.save(model, 3, {"step": 3})
+
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("trainer.checkpoint.torch.save", full)
+    with pytest.raises(CheckpointError, match="No space left"):
+        rolling.save(HybridLM(tiny, seed=3), 4, {"step": 4})
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000000003"]
+    latest = rolling.latest()
+    assert latest is not None
+    assert _same(latest.model(), model)
+
+
+def test_sealed_checkpoints_are_named_by_content(corpus: Corpus, tiny: Architecture, tmp_path: Path) -> None:
+    model = HybridLM(tiny, seed=2)
+    sealed = seal(model, tmp_path, corpus.tokenizer)
+    assert seal(HybridLM(tiny, seed=2), tmp_path, corpus.tokenizer) == sealed
+    assert seal(HybridLM(tiny, seed=3), tmp_path, corpus.tokenizer) != sealed
+    assert _same(sealed.model(), model)
+    assert sealed.tokenizer.to_str() == corpus.tokenizer.to_str()
+    assert (sealed.directory / "config.json").is_file()
+
+
+def test_what_transformers_cannot_express_is_still_kept(corpus: Corpus, tmp_path: Path) -> None:
+    blocks = (ShortConv(kernel=3), ShortConv(kernel=4), Attention(heads=2, kv_heads=1, head_dim=16))
+    model = HybridLM(Architecture(vocab_size=300, width=32, ffn_width=64, blocks=blocks))
+    sealed = seal(model, tmp_path, corpus.tokenizer)
+    assert not (sealed.directory / "config.json").exists()
+    assert _same(sealed.model(), model)
+
+
+def test_damaged_and_foreign_checkpoints_are_refused(corpus: Corpus, tiny: Architecture, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="not a checkpoint"):
+        Checkpoint(tmp_path / "nowhere").model()
+    kept = Rolling(tmp_path, corpus.tokenizer).save(HybridLM(tiny), 1, {"step": 1})
+    other = Architecture(vocab_size=300, width=64, ffn_width=64, blocks=tiny.blocks)
+    with pytest.raises(CheckpointError, match="another architecture"):
+        kept.restore(HybridLM(other))
+    (kept.directory / "training.pt").write_bytes(b"cut")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        kept.restore(HybridLM(tiny))
+
+
+def test_stochastic_rounding_is_unbiased_seeded_and_gives_neighbouring_bfloat16s() -> None:
+    x = torch.tensor([0.3, -0.3, 1.0, 1e-30, 123.456, -7e5, 0.0]).repeat(20_000, 1)
+    rounded = stochastically_rounded(x, torch.Generator().manual_seed(1))
+    assert torch.equal(rounded, rounded.bfloat16().float())
+    assert torch.equal(rounded, stochastically_rounded(x, torch.Generator().manual_seed(1)))
+    assert torch.equal(rounded[:, [2, 6]], x[:, [2, 6]])  # bfloat16s already
+    step = x[0].abs() * 2**-7
+    error = (rounded.double().mean(0) - x[0].double()).abs()
+    assert bool((error <= 4 * step / 2 / math.sqrt(20_000)).all())
+    nearest_error = (x[0].bfloat16().double() - x[0].double()).abs()
+    assert error[0] < nearest_error[0] / 3

@@ -1,0 +1,166 @@
+"""Checkpoints: directories that are there whole or not at all.
+
+One holds model.safetensors, architecture.json, where Lfm2 can express it a Hugging Face config.json, the tokenizer,
+and while training the optimiser's state. All randomness of training is a function of seed and step, so the step is
+all there is to save of it.
+"""
+
+import hashlib
+import json
+import os
+import pickle
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+
+from trainer.architecture import Architecture
+from trainer.errors import CheckpointError, UnsupportedArchitecture
+from trainer.files import fsync_directory, fsync_file, write_text
+from trainer.interop import load_weights, to_config, weights
+from trainer.model import HybridLM
+from trainer.tokenizer import end_of_text
+
+_WEIGHTS, _ARCHITECTURE, _TRAINING, _TOKENIZER = (
+    "model.safetensors",
+    "architecture.json",
+    "training.pt",
+    "tokenizer.json",
+)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint on disk."""
+
+    directory: Path
+
+    @property
+    def architecture(self) -> Architecture:
+        """What its model is.
+
+        Raises:
+            CheckpointError: there is no checkpoint, or it is damaged.
+        """
+        try:
+            return Architecture.model_validate_json((self.directory / _ARCHITECTURE).read_text())
+        except (OSError, ValidationError) as wrong:
+            raise CheckpointError(f"{self.directory} is not a checkpoint: {wrong}", advice="check the path") from wrong
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer its model was trained with."""
+        return Tokenizer.from_file(str(self.directory / _TOKENIZER))
+
+    def model(self) -> HybridLM:
+        """The model, in evaluation mode."""
+        model = HybridLM(self.architecture)
+        load_weights(model, [self.directory / _WEIGHTS])
+        return model.eval()
+
+    def restore(self, model: HybridLM) -> dict[str, Any]:
+        """Fill `model`, and return the training state beside it.
+
+        Raises:
+            CheckpointError: another architecture, no training state, or damaged files.
+        """
+        if self.architecture != model.architecture:
+            raise CheckpointError(
+                f"{self.directory} belongs to another architecture", advice="train in another directory"
+            )
+        load_weights(model, [self.directory / _WEIGHTS])
+        try:
+            state: dict[str, Any] = torch.load(self.directory / _TRAINING, weights_only=True)
+        except (OSError, RuntimeError, pickle.UnpicklingError) as wrong:
+            raise CheckpointError(
+                f"{self.directory}: the training state cannot be read: {wrong}",
+                advice="delete it to train from the start",
+            ) from wrong
+        return state
+
+
+class Rolling:
+    """The latest checkpoint of a training. The previous one goes when the new one is whole."""
+
+    def __init__(self, directory: Path, tokenizer: Tokenizer) -> None:
+        self.directory = directory
+        self._tokenizer = tokenizer
+
+    def latest(self) -> Checkpoint | None:
+        """The one with the most steps."""
+        found = sorted(self.directory.glob("step-*"))
+        return Checkpoint(found[-1]) if found else None
+
+    def save(self, model: HybridLM, step: int, training: dict[str, Any]) -> Checkpoint:
+        """Save, then remove what is older.
+
+        Raises:
+            CheckpointError: the disk is full or refuses; the previous checkpoint is untouched.
+        """
+        previous = list(self.directory.glob("step-*"))
+        target = self.directory / f"step-{step:09d}"
+        _write(model, target, self._tokenizer, training)
+        for old in previous:
+            if old != target:
+                shutil.rmtree(old)
+        return Checkpoint(target)
+
+    def clear(self) -> None:
+        """Remove all of it: the training is over and its result lies elsewhere."""
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def seal(model: HybridLM, parent: Path, tokenizer: Tokenizer) -> Checkpoint:
+    """Keep a finished model under `parent`, named by the sha256 of its content; the same content again costs nothing.
+
+    Raises:
+        CheckpointError: the disk is full or refuses.
+    """
+    digest = hashlib.sha256(model.architecture.hash.encode())
+    digest.update(tokenizer.to_str().encode())
+    for name, tensor in sorted(weights(model).items()):
+        digest.update(name.encode())
+        digest.update(tensor.cpu().view(torch.uint8).numpy().tobytes())
+    target = parent / digest.hexdigest()
+    if not target.exists():
+        _write(model, target, tokenizer, None)
+    return Checkpoint(target)
+
+
+def _write(model: HybridLM, target: Path, tokenizer: Tokenizer, training: dict[str, Any] | None) -> None:
+    draft = target.with_name(f".{target.name}.{os.getpid()}.draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    try:
+        draft.mkdir(parents=True)
+        save_file(weights(model), draft / _WEIGHTS, metadata={"format": "pt"})
+        fsync_file(draft / _WEIGHTS)
+        if training is not None:
+            torch.save(training, draft / _TRAINING)
+            fsync_file(draft / _TRAINING)
+        write_text(draft / _ARCHITECTURE, model.architecture.model_dump_json(indent=2))
+        write_text(draft / _TOKENIZER, tokenizer.to_str())
+        _describe_for_hugging_face(model.architecture, draft, end_of_text(tokenizer))
+        fsync_directory(draft)
+        if target.exists():
+            shutil.rmtree(target)  # the same step, saved twice
+        draft.rename(target)
+        fsync_directory(target.parent)
+    except (OSError, SafetensorError, RuntimeError) as wrong:
+        advice = "free some space and start again: the previous checkpoint is whole"
+        raise CheckpointError(f"{target} cannot be written: {wrong}", advice=advice) from wrong
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _describe_for_hugging_face(architecture: Architecture, folder: Path, end: int) -> None:
+    try:
+        config = to_config(architecture, end_of_text=end)
+    except UnsupportedArchitecture:
+        return  # architecture.json says it all; only transformers cannot load this one
+    write_text(folder / "config.json", json.dumps(config, indent=2))

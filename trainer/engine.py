@@ -1,0 +1,168 @@
+"""The one training loop: every stage and the proxy give it a loss, it gives back trained weights.
+
+All randomness is a function of seed and step, and the state is saved with the step, so a run that was killed and
+resumed ends with the same bits as one that was not (on the same hardware, with the same number of threads).
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+
+from trainer.checkpoint import Rolling
+from trainer.data import Batch, Corpus
+from trainer.errors import Interrupted, TrainingDiverged
+from trainer.model import HybridLM
+
+Loss = Callable[[HybridLM, Batch], Tensor]
+Report = Callable[[int, int, dict[str, float]], None]
+"""(tokens done, tokens in all, metrics)."""
+
+
+def silent(done: int, total: int, metrics: dict[str, float]) -> None:
+    """A Report that nobody reads."""
+
+
+def never() -> bool:
+    """Nobody asks to stop."""
+    return False
+
+
+class Recipe(BaseModel):
+    """How long and how fast to train. `tokens` is the dial; the rest follows it or rarely needs a change."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tokens: int = Field(ge=1, description="Tokens to train on: the effort")
+    batch: int = Field(default=8, ge=1, description="Sequences a step")
+    sequence: int = Field(default=128, ge=8, description="Tokens a sequence")
+    learning_rate: float = Field(default=6e-3, gt=0)
+    warmup: float = Field(default=0.05, ge=0, le=1, description="Share of the steps over which the rate rises")
+    decay: float = Field(default=0.5, ge=0, le=1, description="Share of the steps over which the rate falls to zero")
+    weight_decay: float = Field(default=0.1, ge=0)
+    clip: float = Field(default=1.0, gt=0, description="Largest norm of the gradient")
+    seed: int = 0
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps; at least one."""
+        return max(1, round(self.tokens / (self.batch * self.sequence)))
+
+    def rate(self, step: int) -> float:
+        """Share of the learning rate at a step: warm-up, stable, decay (arXiv 2404.06395)."""
+        rising = (step + 1) / max(1.0, self.warmup * self.steps)
+        falling = (self.steps - step) / max(1.0, self.decay * self.steps)
+        return min(1.0, rising, falling)
+
+
+@dataclass
+class Run:
+    """What surrounds a training: where it is saved, who is told, who may stop it."""
+
+    rolling: Rolling | None = None
+    report: Report = silent
+    should_stop: Callable[[], bool] = never
+    save_seconds: float = 20.0
+    after_step: Callable[[HybridLM, int], None] | None = None
+    seconds: float = field(default=0.0, init=False)
+    """Time spent in steps, over every resumption."""
+
+
+def train(model: HybridLM, corpus: Corpus, recipe: Recipe, loss: Loss, run: Run) -> None:
+    """Train `model` in place for `recipe.steps` steps, from where `run.rolling` left off if it did.
+
+    Raises:
+        Interrupted: `run.should_stop` said so; the state is saved.
+        TrainingDiverged: the loss is not a finite number; the last saved state is before it.
+    """
+    optimiser = make_optimiser(model, recipe)
+    step = _resume(model, optimiser, run)
+    begun = saved = time.monotonic()
+    before = run.seconds
+    model.train()
+    while step < recipe.steps:
+        value = _step(model, corpus, recipe, loss, optimiser, step)
+        if run.after_step:
+            run.after_step(model, step)
+        step += 1
+        now = time.monotonic()
+        run.seconds = before + now - begun
+        done = step * recipe.batch * recipe.sequence
+        total = recipe.steps * recipe.batch * recipe.sequence
+        run.report(done, total, {"loss": value, "tokens_per_second": done / max(run.seconds, 1e-9)})
+        stop = step < recipe.steps and run.should_stop()
+        if run.rolling and (stop or now - saved >= run.save_seconds):
+            _save(model, optimiser, run, step)
+            saved = now
+        if stop:
+            raise Interrupted(f"stopped after {step} of {recipe.steps} steps", advice="start it again to carry on")
+    model.eval()
+
+
+def _step(model: HybridLM, corpus: Corpus, recipe: Recipe, loss: Loss, optimiser: Optimizer, step: int) -> float:
+    for group in optimiser.param_groups:
+        group["lr"] = recipe.learning_rate * recipe.rate(step)
+    optimiser.zero_grad(set_to_none=True)
+    value = loss(model, corpus.batch(step, size=recipe.batch, sequence=recipe.sequence, seed=recipe.seed))
+    if not math.isfinite(value.item()):
+        raise TrainingDiverged(
+            f"the loss is {value.item()} at step {step} of {recipe.steps}",
+            advice=f"lower the learning rate (it is {recipe.learning_rate}) or the gradient clip ({recipe.clip})",
+        )
+    value.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+    optimiser.step()
+    return value.item()
+
+
+def make_optimiser(model: HybridLM, recipe: Recipe) -> Optimizer:
+    """AdamW (arXiv 1711.05101); only matrices decay.
+
+    Muon was compared on 3 M parameters: it needs about 20 % fewer tokens for 13 % more time each, but seven times the
+    time on a processor without bfloat16, in which torch's takes its products.
+    """
+    matrices = [parameter for parameter in model.parameters() if parameter.dim() > 1]
+    vectors = [parameter for parameter in model.parameters() if parameter.dim() == 1]
+    groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.95), fused=True)
+
+
+def hard_labels(model: HybridLM, batch: Batch) -> Tensor:
+    """Mean cross-entropy of the next token, in nats."""
+    logits = model(batch.inputs, documents=batch.documents)
+    return F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten())
+
+
+@torch.no_grad()
+def bits_per_byte(
+    model: HybridLM, corpus: Corpus, *, sequence: int = 128, windows: int = 256, batch: int = 16
+) -> float:
+    """Held-out loss: log2 loss summed over tokens / UTF-8 bytes of those tokens, over evenly spread windows."""
+    nats, read = 0.0, 0
+    for part in corpus.held_out(size=batch, sequence=sequence, windows=windows):
+        logits = model(part.inputs, documents=part.documents)
+        nats += F.cross_entropy(logits.flatten(0, 1), part.targets.flatten(), reduction="sum").item()
+        read += int(corpus.token_bytes[part.targets].sum())
+    return nats / math.log(2) / read
+
+
+def _resume(model: HybridLM, optimiser: Optimizer, run: Run) -> int:
+    latest = run.rolling.latest() if run.rolling else None
+    if latest is None:
+        return 0
+    state = latest.restore(model)
+    optimiser.load_state_dict(state["optimiser"])
+    run.seconds = state["seconds"]
+    return int(state["step"])
+
+
+def _save(model: HybridLM, optimiser: Optimizer, run: Run, step: int) -> None:
+    if run.rolling is not None:
+        state = {"optimiser": optimiser.state_dict(), "step": step, "seconds": run.seconds}
+        run.rolling.save(model, step, state)

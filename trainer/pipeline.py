@@ -1,0 +1,126 @@
+"""Runs stages one after another. What is finished is not done again; what was interrupted is carried on."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError
+
+from trainer.architecture import Architecture
+from trainer.checkpoint import Checkpoint, Rolling
+from trainer.data import Corpus
+from trainer.engine import never
+from trainer.errors import CheckpointError, CorpusError
+from trainer.files import fsync_directory, write_text
+from trainer.pretrain import Pretrain, Teacher
+from trainer.qat import Qat
+from trainer.stage import Outcome, Stage, Workspace
+
+AnyStage = Annotated[Teacher | Pretrain | Qat, Field(discriminator="kind")]
+"""A stage as it is written in JSON, told apart by `kind`."""
+
+StageReport = Callable[[int, int, int, dict[str, float]], None]
+"""(index of the stage, tokens done, tokens in all, metrics)."""
+
+
+def silent(index: int, done: int, total: int, metrics: dict[str, float]) -> None:
+    """A StageReport that nobody reads."""
+
+
+def nothing(index: int, outcome: Outcome) -> None:
+    """What happens after a stage unless somebody wants more."""
+
+
+def default_stages(effort: float = 1.0) -> list[Teacher | Pretrain | Qat]:
+    """Teacher, pretraining with distillation, 4-bit QAT; `effort` multiplies the tokens of each."""
+    kinds: tuple[type[Teacher | Pretrain | Qat], ...] = (Teacher, Pretrain, Qat)
+    plain = [kind() for kind in kinds]
+    return [stage.model_copy(update={"tokens": max(1, round(stage.tokens * effort))}) for stage in plain]
+
+
+def run(
+    stages: Sequence[Stage],
+    architecture: Architecture,
+    corpus_dir: Path,
+    directory: Path,
+    *,
+    report: StageReport = silent,
+    finished: Callable[[int, Outcome], None] = nothing,
+    should_stop: Callable[[], bool] = never,
+) -> tuple[Checkpoint, list[Outcome]]:
+    """Take `architecture` through `stages`; the last model's checkpoint, and how every stage ended.
+
+    Everything lies under `directory`; a stage's part of it is named by what determines the stage, so a changed stage
+    starts anew and those before it are kept. `finished` is called for skipped stages too.
+
+    Raises:
+        TrainerError: see trainer.errors; after Interrupted the same call carries on.
+    """
+    corpus = Corpus.open(corpus_dir)
+    if corpus.vocab_size != architecture.vocab_size:
+        raise CorpusError(
+            f"the corpus has a vocabulary of {corpus.vocab_size}, the architecture one of {architecture.vocab_size}",
+            advice="prepare the corpus with the architecture's vocab_size",
+        )
+    workspace = Workspace(architecture, corpus, {}, None, directory, directory / "sealed", _unheard, should_stop)
+    outcomes: list[Outcome] = []
+    for index, stage in enumerate(stages):
+        outcome = _once(stage, index, replace(workspace, report=_heard(report, index)), directory)
+        checkpoint = Checkpoint(directory / outcome.checkpoint)
+        workspace = replace(
+            workspace,
+            checkpoints={**workspace.checkpoints, stage.kind: checkpoint},
+            start=checkpoint if stage.changes_model else workspace.start,
+        )
+        outcomes.append(outcome)
+        finished(index, outcome)
+    if workspace.start is None:
+        raise CheckpointError("no stage trained a model", advice="add a pretraining stage")
+    return workspace.start, outcomes
+
+
+def _once(stage: Stage, index: int, workspace: Workspace, directory: Path) -> Outcome:
+    place = directory / f"{index:02d}-{stage.kind}-{_fingerprint(stage, workspace)[:16]}"
+    kept = _kept(place / "outcome.json", directory)
+    if kept is None:
+        place.mkdir(parents=True, exist_ok=True)
+        outcome = stage.perform(replace(workspace, directory=place / "training"))
+        kept = outcome.model_copy(update={"checkpoint": outcome.checkpoint.relative_to(directory)})
+        draft = place / f".outcome.{os.getpid()}"
+        write_text(draft, kept.model_dump_json(indent=2))
+        draft.rename(place / "outcome.json")
+        fsync_directory(place)
+    Rolling(place / "training", workspace.corpus.tokenizer).clear()
+    return kept
+
+
+def _kept(file: Path, directory: Path) -> Outcome | None:
+    if not file.exists():
+        return None
+    try:
+        outcome = Outcome.model_validate_json(file.read_text())
+    except ValidationError as wrong:
+        raise CheckpointError(f"{file} is damaged: {wrong}", advice="delete it to run its stage again") from wrong
+    return outcome if (directory / outcome.checkpoint).is_dir() else None
+
+
+def _fingerprint(stage: Stage, workspace: Workspace) -> str:
+    known: dict[str, Any] = {
+        "stage": json.loads(stage.model_dump_json()),
+        "architecture": workspace.architecture.hash,
+        "corpus": workspace.corpus.meta["key"],
+        "checkpoints": {kind: found.directory.name for kind, found in workspace.checkpoints.items()},
+    }
+    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
+
+
+def _heard(report: StageReport, index: int) -> Callable[[int, int, dict[str, float]], None]:
+    return lambda done, total, metrics: report(index, done, total, metrics)
+
+
+def _unheard(done: int, total: int, metrics: dict[str, float]) -> None:
+    """Between stages nobody reports."""
