@@ -19,6 +19,8 @@ from trainer.architecture import Architecture
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 RAN = "ran"  # the constraint that a candidate which failed breaks
+# Samplers rank what is infeasible by the sum of its excesses: a crash ranks below any budget missed by measurement.
+_CRASHED = 1e6
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ class SearchStudy:
 def constraints(spec: SearchSpec, candidate: Candidate) -> dict[str, float]:
     """Optuna's constraints of a finished candidate: above 0 is broken."""
     known = {name: candidate.violations[name] for name in bounds(spec.budgets) if name in candidate.violations}
-    return known | {RAN: 1.0 if candidate.phase is Phase.FAILED else 0.0}
+    return known | {RAN: _CRASHED if candidate.phase is Phase.FAILED else 0.0}
 
 
 def frozen(

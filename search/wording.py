@@ -83,7 +83,8 @@ def failures_sentence(tried: int, faults: Mapping[str, int], last: Fault | None)
         return ""
     kinds = ", ".join(f"{times} with {slug}" for slug, times in sorted(faults.items(), key=lambda f: (-f[1], f[0])))
     advice = f" {last.advice}" if last.advice else ""
-    return f"{sum(faults.values())} of {tried} tried failed ({kinds}); the last said: {last.message}{advice}"
+    message = last.message if last.message.endswith((".", "!", "?")) else f"{last.message}."
+    return f"{sum(faults.values())} of {tried} tried failed ({kinds}); the last said: {message}{advice}"
 
 
 def _raised(candidate: Candidate, budget: str) -> str:

@@ -70,10 +70,19 @@ def test_a_failed_candidate_is_complete_and_infeasible_for_optuna() -> None:
     assert [t.state for t in trials] == [optuna.trial.TrialState.COMPLETE] * len(rows)
     for trial, candidate in zip(trials, rows, strict=True):
         assert trial.values == list(candidate.values or ())
-        assert trial.constraints[RAN] == (1.0 if candidate.phase is Phase.FAILED else 0.0)
+        assert (trial.constraints[RAN] > 0) == (candidate.phase is Phase.FAILED)
         if candidate.phase is Phase.DONE:
             assert trial.constraints["decode_ms"] == candidate.violations["decode_ms"]
             assert all(c <= 0 for c in trial.constraints.values()) == candidate.feasible
+
+
+def test_a_crash_ranks_below_every_budget_that_was_missed() -> None:
+    spec = spec_of(budgets={"decode_ms": 1e-3})
+    trials = SearchStudy(spec, rows := crash_rows(spec)).trials()
+    excess = {phase: [] for phase in Phase}
+    for trial, candidate in zip(trials, rows, strict=True):
+        excess[candidate.phase].append(sum(max(0.0, c) for c in trial.constraints.values()))
+    assert min(excess[Phase.FAILED]) > max(excess[Phase.DONE]) > 100
 
 
 def test_a_ledger_with_a_gap_is_refused() -> None:
