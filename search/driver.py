@@ -113,7 +113,7 @@ class _Search:
         program = Program.model_validate_json(self._world.store.get(candidate.program))
         try:
             measurement = self._world.measure(program, self._spec.protocol, phone, number)
-        except Exception as error:
+        except FulcrumError as error:
             self._remember(_failed(candidate, fault_of_candidate(error)))
             return
         seconds = dict(candidate.seconds)

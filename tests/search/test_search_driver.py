@@ -135,6 +135,7 @@ def test_a_diverged_training_fails_its_candidate_and_keeps_what_was_measured() -
     ("port", "error", "raised"),
     [
         ("crash", Unplugged("no agent holds p1"), Unplugged),
+        ("crash", LookupError("the queue's database went away"), LookupError),
         ("refuse_export", OSError("no space left on device"), HostFault),
         ("refuse_score", CorpusError("the corpus is empty"), FulcrumError),
     ],
