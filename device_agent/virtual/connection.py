@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import secrets
 import struct
 from collections.abc import Awaitable, Callable
@@ -11,6 +12,7 @@ from device_agent.virtual.root import PhoneRoot
 
 _HEADER = struct.Struct("<6I")
 _VERSION, _SKIP_CHECKSUM, _OLDEST = 0x01000001, 0x01000001, 0x01000000
+_LOG = logging.getLogger(__name__)
 MAX_PAYLOAD = 1024 * 1024
 _TOKEN, _SIGNATURE, _PUBLIC_KEY = 1, 2, 3
 _PROMPT_POLL_SECONDS = 0.1
@@ -121,10 +123,16 @@ class Connection:
             pass
         finally:
             tasks = [task for _, _, task in self._streams.values()]
-            for task in [*tasks, *([self._prompt] if self._prompt else [])]:
+            if self._prompt is not None:
+                tasks.append(self._prompt)
+            for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             self._writer.close()
+
+    def drop(self) -> None:
+        """Cut the client off; `run` ends."""
+        self._writer.transport.abort()
 
     async def send(self, command: int, arg0: int, arg1: int, data: bytes = b"") -> None:
         """Send one message."""
@@ -228,7 +236,7 @@ class Connection:
         self._streams[local] = (remote, stream, task)
 
     async def _run(self, stream: Stream, local: int, remote: int, service: str) -> None:
-        with contextlib.suppress(EOFError, ConnectionError):
+        try:
             kind = service.split(":", 1)[0].split(",")[0]
             if kind not in ("shell", "exec", "sync"):
                 self._streams.pop(local, None)
@@ -236,6 +244,10 @@ class Connection:
                 return
             await self.send(OKAY, local, remote)
             await self._serve(stream, service)
+        except (EOFError, ConnectionError):
+            pass
+        except Exception:
+            _LOG.exception("service %s", service.split(":")[0])
         if self._streams.pop(local, None) is not None:
             with contextlib.suppress(ConnectionError):
                 await self.send(CLSE, local, remote)

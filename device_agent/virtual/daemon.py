@@ -57,7 +57,7 @@ class VirtualPhone:
         self._port = port
         self._accept_first_key = accept_first_key
         self._server: asyncio.Server | None = None
-        self._connections: set[asyncio.Task[None]] = set()
+        self._connections: dict[asyncio.Future[None], Connection] = {}
 
     @property
     def address(self) -> str:
@@ -82,19 +82,15 @@ class VirtualPhone:
         """Drop every connection and kill what ran for it."""
         if self._server is not None:
             self._server.close()
-        for task in self._connections:
-            task.cancel()
+        for connection in self._connections.values():
+            connection.drop()
         await asyncio.gather(*self._connections, return_exceptions=True)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        if task is not None:
-            self._connections.add(task)
-            task.add_done_callback(self._connections.discard)
-        try:
-            await Connection(self.root, reader, writer, self._serve, self._accept_first_key).run()
-        except asyncio.CancelledError:  # stop() asked; a cancelled handler would be reported as an error
-            writer.close()
+        connection = Connection(self.root, reader, writer, self._serve, self._accept_first_key)
+        task = asyncio.ensure_future(connection.run())
+        self._connections[task] = connection
+        task.add_done_callback(self._connections.pop)
 
     async def _serve(self, stream: Stream, service: str) -> None:
         if service.startswith("sync:"):

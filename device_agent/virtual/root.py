@@ -6,6 +6,7 @@ prefixes in `_PREFIXES`, where they begin a path, are replaced by their place in
 so what must run on both kinds of phone names files relative to its working directory.
 """
 
+import errno
 import os
 import re
 from pathlib import Path
@@ -94,9 +95,9 @@ class PhoneRoot:
         place = Path(os.path.normpath(f"{self.directory}/{device_path}"))
         parent = place.parent.resolve()
         if not parent.is_relative_to(self.directory) or place.resolve().is_relative_to(self.directory) is False:
-            raise PermissionError(13, "Permission denied")
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         if writing and not any(parent.is_relative_to(self.directory / folder) for folder in _WRITABLE):
-            raise PermissionError(13, "Permission denied")
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         return place
 
     def rewrite(self, command: str) -> str:

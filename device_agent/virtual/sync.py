@@ -1,6 +1,7 @@
 """Files: the sync service, versions 1 and 2 (AOSP: adb/file_sync_protocol.h), inside the phone's directory."""
 
 import contextlib
+import errno
 import os
 import stat
 import struct
@@ -106,7 +107,7 @@ class _Session:
         try:
             place = self.root.locate(name, writing=True)
             if place.is_dir():
-                raise IsADirectoryError(21, "Is a directory")
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
             place.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             await self._refuse(f"couldn't create file: {error.strerror}")
@@ -115,20 +116,21 @@ class _Session:
         try:
             with scratch.open("xb") as file:
                 mtime = await self._take_data(file)
-            if mtime is None:
-                await self._refuse("write failed: No space left on device")
-                return
             scratch.chmod(stat.S_IMODE(mode) & 0o777)
             os.utime(scratch, (mtime, mtime))
             scratch.replace(place)
-            await self.stream.write(_PACKET.pack(b"OKAY", 0))
+        except ConnectionError:
+            raise
         except OSError as error:
+            scratch.unlink(missing_ok=True)
             await self._refuse(f"write failed: {error.strerror}")
+        else:
+            await self.stream.write(_PACKET.pack(b"OKAY", 0))
         finally:
             scratch.unlink(missing_ok=True)
 
-    async def _take_data(self, file: IO[bytes]) -> int | None:
-        """Write what comes until DONE; its time, or None when there is no more room."""
+    async def _take_data(self, file: IO[bytes]) -> int:
+        """Write what comes until DONE; the file's time."""
         room = self.root.room()
         while True:
             kind, value = _PACKET.unpack(await self.stream.read_exactly(_PACKET.size))
@@ -138,14 +140,19 @@ class _Session:
                 raise EOFError
             data = await self.stream.read_exactly(value)
             if room is not None and (room := room - len(data)) < 0:
-                return None
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             file.write(data)
 
     async def _refuse(self, reason: str) -> None:
         """Say why not, and pass over the data of clients that read their answer only at the end."""
         await self.fail(reason)
-        while await self.stream.read():
-            pass
+        while True:
+            kind, value = _PACKET.unpack(await self.stream.read_exactly(_PACKET.size))
+            if kind == b"DONE":
+                return
+            if kind != b"DATA" or value > _CHUNK:
+                raise EOFError
+            await self.stream.read_exactly(value)
 
     async def receive2(self, name: str) -> None:
         """RCV2 path, then flags."""

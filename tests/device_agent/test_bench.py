@@ -1,0 +1,143 @@
+"""Jobs on the virtual phone by a stub runner that keeps the runner's contract."""
+
+from pathlib import Path
+
+import pytest
+from bench_examples import generate_job, measure_job, sha256, stub_bundle
+
+from device_agent.adb import DeadlineExceeded, Link
+from device_agent.bench import Bench, RunnerMismatch
+from device_agent.condition import read_condition, read_facts
+from device_agent.contracts import Blame, GenerateJob, Generation, MeasureJob, Measurement, PhoneState
+from device_agent.probe import probe
+from device_agent.runner.output import RunnerFailed
+from device_agent.virtual import VirtualPhone
+
+
+def run(
+    link: Link, tmp_path: Path, job: MeasureJob | GenerateJob, content: bytes, seconds: float = 30
+) -> Measurement | Generation:
+    local = tmp_path / "program.pte"
+    local.write_bytes(content)
+    bench = Bench(link, stub_bundle(tmp_path / "runner"), serial="phone:1", process_seconds=seconds)
+    return bench.run(job, {sha256(content): local})
+
+
+def test_a_measurement_has_its_blocks_and_its_condition(link: Link, tmp_path: Path) -> None:
+    result = run(link, tmp_path, measure_job(), b"fine")
+    assert isinstance(result, Measurement)
+    assert result.virtual
+    assert result.runner == "stub (ExecuTorch 1.4.1)"
+    assert [block.prefill_ns for block in result.blocks] == [(10, 10), (10, 10)]
+    assert result.blocks[0].decode_ns == ((1, 2, 3), (1, 2, 3))
+    assert (result.memory.prefill_ns, result.memory.baseline_bytes, result.memory.peak_bytes) == ((10,), 100, 300)
+    assert result.before.battery_celsius == result.after.battery_celsius == 30.9
+    assert result.before.taken_at < result.after.taken_at
+    assert (result.transfer.pushed_files, result.transfer.kept_files) == (2, 0)
+
+
+def test_what_the_phone_has_is_not_pushed_again(link: Link, tmp_path: Path) -> None:
+    run(link, tmp_path, measure_job(), b"fine")
+    result = run(link, tmp_path, measure_job(), b"fine")
+    assert (result.transfer.pushed_bytes, result.transfer.pushed_files, result.transfer.kept_files) == (0, 0, 2)
+
+
+def test_a_generation_brings_its_tokens(link: Link, tmp_path: Path) -> None:
+    result = run(link, tmp_path, generate_job(), b"fine")
+    assert isinstance(result, Generation)
+    assert [step.token for step in result.steps] == [0, 1, 2]
+    assert (result.prompt, result.prefill_ns) == ((1, 2), 5)
+
+
+@pytest.mark.parametrize(
+    ("content", "slug", "blame", "words"),
+    [
+        (b"segv", "runner-crashed", Blame.US, "SIGSEGV"),
+        (b"killed", "out-of-memory", Blame.PHONE, "memory"),
+        (b"refused", "program-refused", Blame.US, "no such operator"),
+        (b"silent", "runner-crashed", Blame.US, "before it was done"),
+    ],
+)
+def test_a_program_that_fails_is_a_result_with_a_name(
+    link: Link, tmp_path: Path, content: bytes, slug: str, blame: Blame, words: str
+) -> None:
+    with pytest.raises(RunnerFailed, match=words) as caught:
+        run(link, tmp_path, measure_job(content), content)
+    fault = caught.value.as_fault()
+    assert (fault.slug, fault.blame) == (slug, blame)
+    assert fault.advice or slug == "runner-crashed"
+    assert link.shell(["echo", "alive"], 5).text == "alive\n"
+
+
+def test_a_program_that_never_ends_is_stopped(link: Link, tmp_path: Path) -> None:
+    with pytest.raises(DeadlineExceeded):
+        run(link, tmp_path, measure_job(b"slow"), b"slow", seconds=0.5)
+
+
+def test_a_runner_for_another_phone_or_program_is_refused_before_anything_is_pushed(
+    link: Link, phone: VirtualPhone, tmp_path: Path
+) -> None:
+    for bundle in (
+        stub_bundle(tmp_path / "arm", abi="arm64-v8a"),
+        stub_bundle(tmp_path / "old", executorch="1.0.0"),
+    ):
+        with pytest.raises(RunnerMismatch):
+            Bench(link, bundle, serial="phone:1").run(measure_job(), {})
+    assert not (phone.root.directory / "data/local/tmp/fulcrum").exists()
+
+
+def test_the_condition_is_the_phones(link: Link, phone: VirtualPhone) -> None:
+    cap = phone.root.directory / "sys/devices/system/cpu/cpufreq/policy9/scaling_max_freq"
+    cap.write_text("1824000\n")
+    battery = phone.root.directory / "dumpsys/battery"
+    battery.write_text(battery.read_text().replace("temperature: 309", "temperature: 386"))
+    condition = read_condition(link)
+    assert condition.battery_celsius == 38.6
+    assert condition.battery_percent == 100
+    assert condition.thermal_status == 0
+    assert condition.temperatures_celsius["SKIN"] == 31.8
+    assert "SUBBAT" not in condition.temperatures_celsius
+    assert "GPU" not in condition.temperatures_celsius
+    assert condition.frequency_cap["policy0"] == 1
+    assert round(condition.frequency_cap["policy9"], 2) == 0.57
+    assert condition.load_1min is not None
+    assert condition.memory_available_bytes == 3481220 * 1024
+
+
+def test_what_cannot_be_read_is_unknown(link: Link, phone: VirtualPhone) -> None:
+    root = phone.root.directory
+    for name in ("dumpsys/battery", "dumpsys/thermalservice", "proc/meminfo"):
+        (root / name).unlink()
+    for file in root.glob("sys/devices/system/cpu/cpufreq/*/scaling_max_freq"):
+        file.unlink()
+    condition = read_condition(link)
+    assert condition.model_dump(exclude={"taken_at", "load_1min"}) == {
+        "battery_percent": None,
+        "battery_celsius": None,
+        "charging": None,
+        "thermal_status": None,
+        "temperatures_celsius": {},
+        "frequency_cap": {},
+        "memory_available_bytes": None,
+    }
+
+
+def test_facts_and_probe(link: Link, phone: VirtualPhone, session_key: Path, tmp_path: Path) -> None:
+    facts = read_facts(link)
+    assert (facts.model, facts.manufacturer, facts.soc, facts.android) == ("SM-S921B", "samsung", "s5e9945", "14")
+    assert (facts.sdk, facts.abi, facts.cores, facts.virtual) == (34, "arm64-v8a", 10, True)
+    assert facts.cluster_max_khz["policy9"] == 3_207_000
+    assert facts.free_bytes is not None
+    seen = probe(phone.address, session_key)
+    assert (seen.serial, seen.state, seen.facts) == (phone.address, PhoneState.READY, seen.facts)
+    assert probe(phone.address, tmp_path / "no-key").state is PhoneState.UNREACHABLE
+
+
+def test_a_phone_that_answers_something_else_is_not_ready(phone: VirtualPhone, session_key: Path) -> None:
+    (phone.root.directory / "system/bin/sh").unlink()
+    (phone.root.directory / "system/bin/sh").write_text("#!/bin/echo\n")
+    (phone.root.directory / "system/bin/sh").chmod(0o755)
+    seen = probe(phone.address, session_key)
+    assert seen.state is PhoneState.UNREACHABLE
+    assert seen.fault is not None
+    assert "nonce" in seen.fault.message

@@ -1,0 +1,138 @@
+"""The judge of the virtual phone: Google's own adb client, out of adbutils' wheel."""
+
+import os
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import adbutils
+import pytest
+from adb_shell.adb_device import AdbDeviceTcp
+from bench_examples import eventually
+
+from device_agent.adb.keys import Signer
+from device_agent.virtual import VirtualPhone, running
+
+ADB = Path(adbutils.__file__).parent / "binaries" / "adb"
+TMP = "/data/local/tmp"
+
+
+class Adb:
+    """The client with a server, a port and a home of its own."""
+
+    def __init__(self, home: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            self._port = str(probe.getsockname()[1])
+        self.key = home / ".android" / "adbkey"
+        self._environment = {
+            "HOME": str(home),
+            "ANDROID_USER_HOME": str(home / ".android"),
+            "PATH": os.environ["PATH"],
+            "ADB_MDNS": "0",
+            "TMPDIR": str(home),
+        }
+
+    def __call__(self, *words: str, data: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run(
+            [str(ADB), "-P", self._port, *words],
+            env=self._environment,
+            input=data,
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
+
+
+@pytest.fixture(scope="module")
+def adb_phone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VirtualPhone]:
+    with running(tmp_path_factory.mktemp("adb") / "phone", accept_first_key=True) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def connected(adb_phone: VirtualPhone, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Adb]:
+    """Starting adb's server takes seconds, so one is shared by the tests of this file."""
+    client = Adb(tmp_path_factory.mktemp("adb-home"))
+    client("connect", adb_phone.address)  # says "failed to authenticate" while the prompt is up, then goes on
+    eventually(lambda: f"{adb_phone.address}\tdevice".encode() in client("devices").stdout)
+    yield client
+    client("kill-server")
+
+
+def test_shell_has_exit_codes_and_two_outputs(connected: Adb) -> None:
+    done = connected("shell", "echo out; echo err >&2; exit 7")
+    assert (done.returncode, done.stdout, done.stderr) == (7, b"out\n", b"err\n")
+
+
+def test_shell_takes_standard_input(connected: Adb) -> None:
+    data = os.urandom(200_000)
+    assert connected("shell", "wc -c", data=data).stdout.split() == [b"200000"]
+
+
+def test_exec_out_is_binary(connected: Adb) -> None:
+    assert connected("exec-out", "printf 'a\\r\\n\\0b'").stdout == b"a\r\n\0b"
+
+
+def test_it_says_that_it_is_a_galaxy_s24_and_virtual(connected: Adb) -> None:
+    assert b"model:SM_S921B" in connected("devices", "-l").stdout
+    assert connected("shell", "getprop", "ro.product.model").stdout == b"SM-S921B\n"
+    assert connected("shell", "getprop", "ro.fulcrum.virtual").stdout == b"1\n"
+    assert connected("shell", "cat /sys/devices/system/cpu/cpufreq/policy9/cpuinfo_max_freq").stdout == b"3207000\n"
+
+
+def test_settings_persist(connected: Adb, adb_phone: VirtualPhone) -> None:
+    connected("shell", "settings put global stay_on_while_plugged_in 3")
+    assert connected("shell", "settings get global stay_on_while_plugged_in").stdout == b"3\n"
+    assert connected("shell", "settings get global nothing").stdout == b"null\n"
+    assert (adb_phone.root.directory / "settings/global/stay_on_while_plugged_in").read_text() == "3\n"
+
+
+def test_push_and_pull_are_whole(connected: Adb, tmp_path: Path) -> None:
+    data = os.urandom(5_000_000)
+    (tmp_path / "file").write_bytes(data)
+    pushed = connected("push", str(tmp_path / "file"), f"{TMP}/new/folder/file")
+    assert (pushed.returncode, pushed.stderr) == (0, pushed.stderr)
+    assert connected("pull", f"{TMP}/new/folder/file", str(tmp_path / "back")).returncode == 0
+    assert (tmp_path / "back").read_bytes() == data
+
+
+def test_folders_travel_too(connected: Adb, tmp_path: Path) -> None:
+    (tmp_path / "tree/sub").mkdir(parents=True)
+    (tmp_path / "tree/one").write_text("1")
+    (tmp_path / "tree/sub/two").write_text("2")
+    assert connected("push", str(tmp_path / "tree"), TMP).returncode == 0
+    assert connected("pull", f"{TMP}/tree", str(tmp_path / "back")).returncode == 0
+    assert (tmp_path / "back/sub/two").read_text() == "2"
+    listed = connected("ls", f"{TMP}/tree").stdout.decode()
+    assert {line.split()[-1] for line in listed.splitlines()} >= {"one", "sub"}
+
+
+def test_push_beyond_the_writable_folders_is_refused_with_the_reason(connected: Adb, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(os.urandom(3_000_000))
+    done = connected("push", str(tmp_path / "file"), "/system/bin/file")
+    assert done.returncode != 0
+    assert b"Permission denied" in done.stderr + done.stdout
+
+
+def test_pull_of_what_is_not_there_fails(connected: Adb, tmp_path: Path) -> None:
+    assert connected("pull", f"{TMP}/nothing", str(tmp_path / "back")).returncode != 0
+
+
+def test_an_unknown_client_is_unauthorised_until_its_key_is_accepted(connected: Adb, tmp_path: Path) -> None:
+    with running(tmp_path / "phone") as stranger:
+        connected("connect", stranger.address)
+        assert f"{stranger.address}\tunauthorized".encode() in connected("devices").stdout
+        assert connected("-s", stranger.address, "shell", "true").returncode != 0
+        stranger.root.keys.write_bytes(Signer(connected.key).GetPublicKey() + b"\n")
+        eventually(lambda: f"{stranger.address}\tdevice".encode() in connected("devices").stdout)
+        assert connected("-s", stranger.address, "shell", "exit 5").returncode == 5
+        connected("disconnect", stranger.address)
+
+
+def test_unmended_adb_shell_gets_the_checksums_it_insists_on(phone: VirtualPhone, session_key: Path) -> None:
+    host, port = phone.address.split(":")
+    device = AdbDeviceTcp(host, int(port), default_transport_timeout_s=5)
+    device.connect(rsa_keys=[Signer(session_key)], auth_timeout_s=5)
+    assert device.shell("echo old") == "old\n"
+    device.close()
