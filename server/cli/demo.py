@@ -1,0 +1,156 @@
+"""`fulcrum demo`: the main job from a budget to a model that talks, by the same REST and commands that a user has."""
+
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from server.cli.options import DEFAULT_HOME
+
+if TYPE_CHECKING:
+    from search.spec import Budgets, SearchSpec
+    from server.api.views import RunView, SearchView
+    from server.cli.household import Household
+    from server.client import Client
+
+
+def demo(
+    home: Annotated[Path, typer.Option("--home", help="The demo's own data directory.")] = DEFAULT_HOME / "demo",
+    exit_: Annotated[bool, typer.Option("--exit", help="End when done, instead of leaving the page open.")] = False,
+    summary: Annotated[Path | None, typer.Option("--summary", help="Write the summary as JSON here.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Forget an earlier demo; otherwise it is carried on.")] = False,
+    candidates: Annotated[int, typer.Option(min=1, help="Architectures to try.")] = 16,
+    decode_ms: Annotated[float, typer.Option(help="Budget: milliseconds per decoded token.")] = 4.0,
+    ttft_ms: Annotated[float, typer.Option(help="Budget: milliseconds to the first token.")] = 120.0,
+    peak_memory_mb: Annotated[float, typer.Option(help="Budget: peak memory, 10^6 bytes.")] = 12.0,
+    tokens: Annotated[float, typer.Option(min=0.001, help="Multiplies what every training reads.")] = 1.0,
+) -> None:
+    """Run the main job on embedded defaults: SQLite, and a virtual Galaxy S24 on this host.
+
+    Starts a server, a virtual phone and an agent; registers the phone; searches; trains the winner; measures it on the
+    phone and has it continue a prompt there. Ctrl-C anywhere, and the same command carries on.
+
+    Examples:
+
+        fulcrum demo
+
+        fulcrum demo --exit --summary out.json
+    """
+    from search.spec import Budgets
+    from server.cli import show
+    from server.cli.household import Household
+    from server.cli.summary import show_summary, summarise
+    from server.client import Client
+
+    if fresh:
+        shutil.rmtree(home, ignore_errors=True)
+    budgets = Budgets(decode_ms=decode_ms, ttft_ms=ttft_ms, peak_memory_mb=peak_memory_mb)
+    try:
+        with Household(home) as household:
+            url, serial = _start(household, home)
+            with Client(url) as client:
+                _register(household, client, serial)
+                spec = _spec(client, serial, budgets, candidates, tokens)
+                search = _search(client, url, spec)
+                run = _train(client, search, tokens)
+                report = summarise(client, search, run, serial)
+                show.console.rule("Summary")
+                show_summary(report)
+                if summary:
+                    summary.write_text(json.dumps(report, indent=2))
+                    show.console.print(f"Written to {summary}.")
+                if not exit_:
+                    show.console.print(f"The page stays open at [bold]{url}[/]. Ctrl-C ends it.")
+                    while True:
+                        household.check()
+                        time.sleep(1)
+    except KeyboardInterrupt:
+        show.console.print("Stopped. The same command carries on from here.")
+        raise typer.Exit(130) from None
+
+
+def _start(household: "Household", home: Path) -> tuple[str, str]:
+    """Start server, phone and agent; returns the server's address and the phone's serial."""
+    from device_agent.runner.build import build
+    from server.cli import show
+    from server.client import Client
+
+    runner = build(home / "runner")
+    show.console.print(f"Runner: {runner.label}")
+    port, phone_port = household.port("server", 8000), household.port("phone", 5599)
+    url, serial = f"http://127.0.0.1:{port}", f"127.0.0.1:{phone_port}"
+    household.start("server", "server", "--home", str(home), "--port", str(port))
+    household.start(
+        "phone", "phone", "virtual", "--root", str(home / "phone"), "--port", str(phone_port), "--accept-first-key"
+    )
+    with Client(url) as client:
+        household.wait_until("The server's start", client.ready, 60)
+    agent = ("agent", "--server", url, "--phone", serial, "--home", str(home / "agent"))
+    household.start("agent", *agent, "--runner", str(home / "runner"))
+    show.console.print(f"Server and page: [bold]{url}[/]")
+    return url, serial
+
+
+def _register(household: "Household", client: "Client", serial: str) -> None:
+    from device_agent.contracts import PhoneState
+    from server.cli import show
+
+    client.register_phone(serial, "Virtual Galaxy S24")
+    household.wait_until(
+        "The phone's proof by a round trip", lambda: client.phone(serial).state is PhoneState.READY, 60
+    )
+    show.phones([client.phone(serial)])
+
+
+def _spec(client: "Client", serial: str, budgets: "Budgets", candidates: int, tokens: float) -> "SearchSpec":
+    from search.spec import Effort, SearchSpec
+    from server.cli.corpus import add_standard_library
+
+    corpus = add_standard_library(client, "Python standard library")
+    effort = Effort(candidates=candidates)
+    return SearchSpec(
+        name="demo",
+        corpus=corpus.id,
+        phones=(serial,),
+        budgets=budgets,
+        effort=effort.model_copy(update={"proxy_tokens": max(1_000, round(effort.proxy_tokens * tokens))}),
+    )
+
+
+def _search(client: "Client", url: str, spec: "SearchSpec") -> "SearchView":
+    from device_agent.contracts import content_hash
+    from server.cli import show
+    from server.cli.watch import follow_search
+
+    show.console.rule("Search")
+    submitted = client.submit_search(spec, key=f"demo-{content_hash(spec)[:32]}")
+    show.console.print(f"{url}/#search={submitted.id}")
+    view = follow_search(client, submitted.id)
+    show.candidates(client.candidates(view.id))
+    if view.fault:
+        show.console.print(f"[red]The search failed:[/] {view.fault.message} {view.fault.advice}")
+    if view.verdict:
+        show.verdict(view.verdict)
+    if view.verdict is None or view.verdict.winner is None:
+        raise typer.Exit(1)
+    return view
+
+
+def _train(client: "Client", search: "SearchView", tokens: float) -> "RunView":
+    from server.cli import show
+    from server.cli.watch import follow_run
+    from server.runs import RunSpec, StageRequest
+    from trainer.pipeline import default_stages
+
+    show.console.rule("Training the winner")
+    stages = tuple(StageRequest(name=s.kind, tokens=s.tokens) for s in default_stages(tokens))
+    spec = RunSpec(search=search.id, name="demo", stages=stages)
+    view = follow_run(client, client.submit_run(spec, key=f"demo-{search.id}").id)
+    show.run(view)
+    if view.fault:
+        show.console.print(f"[red]The run failed:[/] {view.fault.message} {view.fault.advice}")
+        raise typer.Exit(1)
+    return view

@@ -1,0 +1,96 @@
+"""`fulcrum run`: train a winner, and hear it on the phone."""
+
+from typing import Annotated
+
+import typer
+
+from server.cli.options import DEFAULT_SERVER, JsonOption, ServerOption, connect
+
+app = typer.Typer(no_args_is_help=True)
+
+Id = Annotated[str, typer.Argument(help="The run's id, from `fulcrum run list`.")]
+
+
+@app.command()
+def submit(
+    search: Annotated[str, typer.Argument(help="The search whose candidate to train.")],
+    candidate: Annotated[int | None, typer.Option(help="Its number; the winner without it.")] = None,
+    prompt: Annotated[str, typer.Option(help="What the phone continues at the end.")] = "def __init__(self",
+    new_tokens: Annotated[int, typer.Option(min=1, help="How far it continues.")] = 32,
+    phone: Annotated[str | None, typer.Option(help="Serial; the search's first phone without it.")] = None,
+    teacher_tokens: Annotated[int | None, typer.Option(help="Tokens the teacher is trained on.")] = None,
+    pretrain_tokens: Annotated[int | None, typer.Option(help="Tokens of pretraining with distillation.")] = None,
+    qat_tokens: Annotated[int | None, typer.Option(help="Tokens of 4-bit quantisation-aware training.")] = None,
+    watch: Annotated[bool, typer.Option(help="Stay and show progress until it ends.")] = True,
+    server: ServerOption = DEFAULT_SERVER,
+) -> None:
+    """Train a candidate through the stages, export it, measure it on the phone and have it talk there.
+
+    Example:
+
+        fulcrum run submit 5d0c... --prompt "import os" --pretrain-tokens 2000000
+    """
+    from server.runs import RunSpec, StageRequest
+
+    spec = RunSpec(
+        search=search,
+        candidate=candidate,
+        prompt=prompt,
+        new_tokens=new_tokens,
+        phone=phone,
+        stages=(
+            StageRequest(name="teacher", tokens=teacher_tokens),
+            StageRequest(name="pretrain", tokens=pretrain_tokens),
+            StageRequest(name="qat", tokens=qat_tokens),
+        ),
+    )
+    with connect(server) as client:
+        view = client.submit_run(spec)
+    typer.echo(f"Run {view.id} is {view.state}: {server}/#run={view.id}")
+    if watch:
+        _watch(server, view.id)
+
+
+def _watch(server: str, run: str) -> None:
+    from server.cli import show
+    from server.cli.watch import follow_run
+
+    with connect(server) as client:
+        view = follow_run(client, run)
+    show.run(view)
+    if view.fault:
+        show.console.print(f"[red]The run failed:[/] {view.fault.message} {view.fault.advice}")
+        raise typer.Exit(1)
+
+
+@app.command()
+def watch(run: Id, server: ServerOption = DEFAULT_SERVER) -> None:
+    """Show progress until the run ends, then what came of it."""
+    _watch(server, run)
+
+
+@app.command("list")
+def list_(server: ServerOption = DEFAULT_SERVER, json: JsonOption = False) -> None:
+    """Every run, newest first."""
+    from server.cli import show
+
+    with connect(server) as client:
+        views = client.runs()
+    show.as_json(views) if json else show.runs(views)
+
+
+@app.command("show")
+def show_(run: Id, server: ServerOption = DEFAULT_SERVER, json: JsonOption = False) -> None:
+    """One run: its stages, its figures on the phone, and what it said."""
+    from server.cli import show
+
+    with connect(server) as client:
+        view = client.run(run)
+    show.as_json(view) if json else show.run(view)
+
+
+@app.command()
+def cancel(run: Id, server: ServerOption = DEFAULT_SERVER) -> None:
+    """Stop a run; its checkpoints stay."""
+    with connect(server) as client:
+        typer.echo(f"Run {run} is {client.cancel_run(run).state}.")

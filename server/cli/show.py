@@ -1,0 +1,163 @@
+"""How searches, candidates, phones and runs look in a terminal."""
+
+from collections.abc import Iterable, Sequence
+
+from pydantic import BaseModel, TypeAdapter
+from rich.console import Console
+from rich.table import Table
+
+from search.candidate import Candidate, Phase, Verdict
+from server.api.views import CandidateView, PhoneView, RunView, SearchView
+from trainer.architecture import Architecture
+
+console = Console()
+
+
+def as_json(value: BaseModel | Sequence[BaseModel]) -> None:
+    """Print the answer of the API as it is."""
+    adapter: TypeAdapter[object] = TypeAdapter(type(value) if isinstance(value, BaseModel) else list[BaseModel])
+    print_json = adapter.dump_json(value, serialize_as_any=True).decode()
+    console.print_json(print_json)
+
+
+def glyphs(architecture: Architecture) -> str:
+    """A letter a block: c for a convolution, A for attention."""
+    return "".join("A" if block.operator == "attention" else "c" for block in architecture.blocks)
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for column in columns:
+        table.add_column(column.lstrip(">"), justify="right" if column.startswith(">") else "left")
+    return table
+
+
+def phones(views: Iterable[PhoneView]) -> None:
+    """The fleet."""
+    table = _table("Phones", "serial", "name", "state", "model", "SoC", "Android", "agent", "note")
+    for view in views:
+        facts = view.facts
+        notes = ["virtual: its milliseconds are this host's"] if view.virtual else []
+        notes += [] if view.registered else ["not registered: fulcrum phone add " + view.serial]
+        notes += [f"{view.fault.message} {view.fault.advice}"] if view.fault else []
+        known = (facts.model, facts.soc or "", facts.android or "") if facts else ("", "", "")
+        table.add_row(view.serial, view.name or "", view.state, *known, view.agent or "", "; ".join(notes))
+    console.print(table)
+
+
+def searches(views: Iterable[SearchView]) -> None:
+    """Every search in a line."""
+    table = _table("Searches", "id", "name", "state", ">candidates", ">feasible", ">winner", "progress")
+    for view in views:
+        winner = "" if view.verdict is None or view.verdict.winner is None else str(view.verdict.winner)
+        counts = view.counts
+        done = f"{counts.done + counts.failed} of {view.spec.effort.candidates}"
+        table.add_row(view.id, view.name, view.state, done, str(counts.feasible), winner, view.progress.message)
+    console.print(table)
+
+
+def _standing(view: CandidateView) -> str:
+    if view.winner:
+        return "[bold green]winner[/]"
+    if view.phase is Phase.FAILED:
+        return f"[red]failed: {view.fault.slug if view.fault else ''}[/]"
+    broken = [name for name, excess in view.violations.items() if excess > 0]
+    if broken:
+        return f"[yellow]over {', '.join(broken)}[/]"
+    return "front" if view.on_front else view.phase if view.phase is not Phase.DONE else "feasible"
+
+
+def candidates(views: Iterable[CandidateView], title: str = "Candidates") -> None:
+    """The leaderboard, best quality first, on the worst phone of each candidate."""
+    table = _table(
+        title, ">#", "blocks", ">width", ">ffn", ">params", ">bits/byte", ">TTFT ms", ">decode ms", ">MB", "standing"
+    )
+    for view in sorted(views, key=lambda v: v.quality.bits_per_byte if v.quality else float("inf")):
+        table.add_row(*_shape(view), *_figures(view), _standing(view))
+    console.print(table)
+
+
+def _shape(candidate: Candidate) -> list[str]:
+    a = candidate.architecture
+    return [
+        str(candidate.number),
+        glyphs(a),
+        str(a.width),
+        str(a.ffn_width),
+        f"{candidate.parameters / 1e6:.2f} M",
+    ]
+
+
+def _figures(candidate: Candidate) -> list[str]:
+    quality = f"{candidate.quality.bits_per_byte:.3f}" if candidate.quality else ""
+    profiles = list(candidate.profiles.values())
+    if not profiles:
+        return [quality, "", "", ""]
+    worst = max(profiles, key=lambda p: p.decode_ms.value)
+    return [
+        quality,
+        f"{max(p.ttft_ms.value for p in profiles):.1f}",
+        f"{worst.decode_ms.value:.2f} [{worst.decode_ms.low:.2f}, {worst.decode_ms.high:.2f}]",
+        f"{max(p.peak_memory_bytes for p in profiles) / 1e6:.1f}",
+    ]
+
+
+def verdict(found: Verdict) -> None:
+    """Who won, and why."""
+    console.print(found.why)
+    table = _table("Budgets", "budget", ">bound", ">winner", ">kept with", ">best seen", ">excluded", "binds")
+    for report in found.budgets:
+        table.add_row(
+            report.budget,
+            f"{report.bound:g}",
+            "" if report.winner_value is None else f"{report.winner_value:.3g}",
+            "" if report.keeps_probability is None else f"{100 * report.keeps_probability:.1f} %",
+            "" if report.best_value is None else f"{report.best_value:.3g}",
+            str(report.excluded),
+            "yes" if report.binding else "",
+        )
+    if found.budgets:
+        console.print(table)
+
+
+def runs(views: Iterable[RunView]) -> None:
+    """Every run in a line."""
+    table = _table("Runs", "id", "name", "state", "search", ">candidate", "progress")
+    for view in views:
+        table.add_row(view.id, view.name, view.state, view.spec.search, str(view.candidate), view.progress.message)
+    console.print(table)
+
+
+def run(view: RunView) -> None:
+    """A run: its stages, and what the phone said."""
+    table = _table(f"Run {view.id} ({view.state})", "stage", "state", ">before", ">after", ">seconds")
+    for stage in view.stages:
+        before, after = (figures.get("bits_per_byte") for figures in (stage.before, stage.after))
+        table.add_row(
+            stage.name,
+            stage.state,
+            "" if before is None else f"{before:.3f} bits/byte",
+            "" if after is None else f"{after:.3f} bits/byte",
+            "" if stage.seconds is None else f"{stage.seconds:.0f}",
+        )
+    console.print(table)
+    for serial, profile in view.profiles.items():
+        note = " (virtual: this host's milliseconds)" if view.generation and view.generation.virtual else ""
+        console.print(
+            f"On {serial}{note}: {1e3 / profile.decode_ms.value:.0f} tokens/s, first token after "
+            f"{profile.ttft_ms.value:.1f} ms, peak {profile.peak_memory_bytes / 1e6:.1f} MB."
+        )
+    if view.text is not None:
+        console.print("It continues the prompt:")
+        console.print(view.spec.prompt, style="dim", end="", markup=False, highlight=False)
+        console.print(view.text, style="bold", markup=False, highlight=False)
+    if check := view.check:
+        ties = "".join(
+            f" At {tie.position} PyTorch prefers another token by {tie.logit_gap:.3g} (a tie up to {tie.bound:.3g})."
+            for tie in check.near_ties
+        )
+        said = "passed" if check.passed else "FAILED"
+        console.print(
+            f"Token check {said}: {check.agreed} of {check.tokens} tokens are PyTorch's own choice; logits differ by "
+            f"at most {check.max_logit_difference:.3g}.{ties}"
+        )
