@@ -7,7 +7,6 @@ all there is to save of it.
 
 import hashlib
 import json
-import os
 import pickle
 import shutil
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from tokenizers import Tokenizer
 
 from trainer.architecture import Architecture
 from trainer.errors import CheckpointError, UnsupportedArchitecture
-from trainer.files import fsync_directory, fsync_file, write_text
+from trainer.files import fresh_draft, fsync_directory, fsync_file, write_text
 from trainer.interop import load_weights, to_config, weights
 from trainer.model import HybridLM
 from trainer.tokenizer import end_of_text
@@ -134,10 +133,9 @@ def seal(model: HybridLM, parent: Path, tokenizer: Tokenizer) -> Checkpoint:
 
 
 def _write(model: HybridLM, target: Path, tokenizer: Tokenizer, training: dict[str, Any] | None) -> None:
-    draft = target.with_name(f".{target.name}.{os.getpid()}.draft")
-    shutil.rmtree(draft, ignore_errors=True)
+    draft: Path | None = None
     try:
-        draft.mkdir(parents=True)
+        draft = fresh_draft(target)
         save_file(weights(model), draft / _WEIGHTS, metadata={"format": "pt"})
         fsync_file(draft / _WEIGHTS)
         if training is not None:
@@ -155,7 +153,8 @@ def _write(model: HybridLM, target: Path, tokenizer: Tokenizer, training: dict[s
         advice = "free some space and start again: the previous checkpoint is whole"
         raise CheckpointError(f"{target} cannot be written: {wrong}", advice=advice) from wrong
     finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        if draft is not None:
+            shutil.rmtree(draft, ignore_errors=True)
 
 
 def _describe_for_hugging_face(architecture: Architecture, folder: Path, end: int) -> None:

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from trainer.errors import CorpusError, TokenizerError
-from trainer.files import fsync_directory, write_text
+from trainer.files import fresh_draft, fsync_directory, write_text
 from trainer.sources import Source, all_documents
 from trainer.tokenizer import end_of_text, load_tokenizer, token_bytes, train_tokenizer
 
@@ -85,16 +85,15 @@ def prepare(
         raise TokenizerError(
             f"the tokenizer has {trained.get_vocab_size()} ids, and the model {vocab_size}", advice="raise vocab_size"
         )
-    draft = directory.with_name(f".{directory.name}.{os.getpid()}.draft")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
+    draft = fresh_draft(directory)
     try:
         meta = _tokenise(sources, draft, trained, vocab_size, seed, threshold, report, characters)
         meta |= {"layout": _LAYOUT, "key": key, "vocab_size": vocab_size, "seed": seed, "documents": documents}
         write_text(draft / "tokenizer.json", trained.to_str())
         write_text(draft / "meta.json", json.dumps(meta, indent=2))
         fsync_directory(draft)
-        draft.rename(directory)
+        if not directory.exists():  # another process may have been faster with the same corpus
+            draft.rename(directory)
         fsync_directory(directory.parent)
     finally:
         shutil.rmtree(draft, ignore_errors=True)

@@ -5,7 +5,6 @@ starts as a document does; a model that writes the token has ended its text.
 """
 
 from collections.abc import Iterable, Iterator
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -88,15 +87,9 @@ def token_bytes(tokenizer: Tokenizer, vocab_size: int) -> NDArray[np.int64]:
 
 
 def _sample(texts: Iterable[str]) -> Iterator[str]:
-    texts = iter(texts)
     taken = 0
     for text in texts:
         yield text
         taken += len(text)
         if taken >= _SAMPLE_BYTES:
             break
-
-
-def encode(tokenizer: Tokenizer, text: str) -> list[int]:
-    """The ids of a document's beginning: end of text, then `text`."""
-    return list(chain((end_of_text(tokenizer),), tokenizer.encode(text, add_special_tokens=False).ids))

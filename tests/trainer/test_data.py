@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +14,7 @@ from hypothesis import strategies as st
 
 from trainer.data import Corpus, corpus_key, prepare
 from trainer.errors import CorpusError, TokenizerError
+from trainer.files import fresh_draft
 from trainer.sources import Source
 from trainer.tokenizer import END_OF_TEXT
 
@@ -198,3 +202,13 @@ def test_the_standard_library_is_a_corpus_of_real_code() -> None:
     assert len(documents) > 300
     assert sum(map(len, documents)) > 5_000_000
     assert documents == list(Source(format="stdlib").documents())
+
+
+def test_drafts_of_dead_processes_are_swept_and_those_of_living_ones_kept(tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait(timeout=30)
+    dead, living = tmp_path / f".c.{ended.pid}.draft", tmp_path / f".c.{os.getppid()}.draft"
+    dead.mkdir()
+    living.mkdir()
+    mine = fresh_draft(tmp_path / "c")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([mine.name, living.name])
