@@ -140,7 +140,7 @@ def sightings() -> Sequence[Sighting]:
     lost = Fault(
         blame=Blame.PHONE,
         slug="phone-unreachable",
-        message="No answer from the phone within 5 s.",
+        message="No answer to <b>ping</b> within 5 s.",
         advice="Wake the phone and see that USB debugging is on.",
     )
     return (

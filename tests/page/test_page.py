@@ -144,8 +144,20 @@ def test_page_moves_when_the_ledger_does_and_rows_keep_still_under_the_pointer(
     expect(page.locator(".plot-canvas")).to_have_attribute("data-points", "11")
     assert order(page) == before
     assert page.evaluate("scrollY") == 60
+    expect(page.locator(".waits")).to_have_text("order held while you read")
     page.mouse.move(5, 5)
+    expect(page.locator(".waits")).to_have_count(0)
     expect(page.locator("tr[data-number]").first).to_have_attribute("data-number", "11")
+
+
+def test_refusal_to_be_read_is_said(page: Page, story: Story, watch: Watch) -> None:
+    refusal = {"title": "Not ready", "detail": "the database lacks migrations", "advice": "Start the server again."}
+    page.route(story.base + "/v1/runs", lambda route: route.fulfill(status=503, json=refusal))
+    page.goto(story.base)
+    expect(page.get_by_role("alert")).to_contain_text(
+        "Not ready: the database lacks migrations Start the server again."
+    )
+    watch.forgive("503")
 
 
 def test_fleet_shows_states_and_what_to_do(page: Page, story: Story, watch: Watch, pictures: Path) -> None:
@@ -159,6 +171,7 @@ def test_fleet_shows_states_and_what_to_do(page: Page, story: Story, watch: Watc
     expect(cards[VIRTUAL]).to_contain_text(HOST_NOTE)
     expect(cards[REAL].locator(".state")).to_have_text("unreachable")
     expect(cards[REAL]).to_contain_text("Wake the phone")
+    expect(cards[REAL]).to_contain_text("<b>ping</b>")  # data is text, never markup
     expect(cards[REAL].locator(".badge-virtual")).to_have_count(0)
     expect(cards[SILENT].locator(".state")).to_have_text("silent")
     expect(cards[SILENT]).to_contain_text("has stopped reporting")

@@ -8,8 +8,8 @@ const TYPES = ["search", "candidate", "phone", "run", "job"];
 /** @type {import("@preact/signals").Signal<"connecting"|"live"|"lost"|"restored">} */
 export const connection = signal("connecting");
 
-/** When the stream was last known to be whole, in milliseconds. */
-export const heardAt = signal(Date.now());
+/** When the stream broke, by this browser's clock, in milliseconds. */
+export const lostAt = signal(0);
 
 /** @typedef {{type: string, id: string, search?: string|null}} Change */
 
@@ -26,7 +26,6 @@ export function listen(onChange, onOpen) {
   /** @param {MessageEvent} message */
   function hear(message) {
     last = message.lastEventId || last;
-    heardAt.value = Date.now();
     const change = JSON.parse(message.data);
     onChange({ type: message.type, ...change });
   }
@@ -34,12 +33,12 @@ export function listen(onChange, onOpen) {
   function opened() {
     const broken = connection.peek() === "lost";
     connection.value = broken ? "restored" : "live";
-    heardAt.value = Date.now();
     if (broken) setTimeout(() => connection.peek() === "restored" && (connection.value = "live"), RESTORED_MS);
     onOpen();
   }
 
   function failed() {
+    if (connection.peek() !== "lost") lostAt.value = Date.now();
     connection.value = "lost";
     close();
     setTimeout(open, RETRY_MS);

@@ -16,6 +16,9 @@ export const phones = signal(null);
 /** @type {import("@preact/signals").Signal<Run[]|null>} */
 export const runs = signal(null);
 
+/** What the server said when it last refused to be read. */
+export const trouble = signal(/** @type {import("./api.js").Problem|null} */ (null));
+
 /** The candidate under the pointer, in the table or in the plot. */
 export const hovered = signal(/** @type {number|null} */ (null));
 

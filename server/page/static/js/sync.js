@@ -1,8 +1,8 @@
 /** Reads again what changed, and nothing else; changes that come together are read together. */
 import { effect } from "@preact/signals";
-import { clockOffset, get } from "./api.js";
+import { clockOffset, get, Problem } from "./api.js";
 import { listen } from "./live.js";
-import { candidates, now, phones, runs, searches, selectedSearch, settle } from "./store.js";
+import { candidates, now, phones, runs, searches, selectedSearch, settle, trouble } from "./store.js";
 
 const GATHER_MS = 150;
 const FLEET_EVERY_MS = 10_000;
@@ -58,7 +58,8 @@ async function readStale() {
     const keys = [...stale];
     stale.clear();
     // A read that fails is not lost: the stream breaks with the server, and its return reads everything again.
-    await Promise.allSettled(keys.map(read));
+    const outcomes = await Promise.allSettled(keys.map(read));
+    trouble.value = outcomes.map((o) => o.status === "rejected" && o.reason).find((r) => r instanceof Problem) ?? null;
     await new Promise((resolve) => setTimeout(resolve, GATHER_MS));
   }
   reading = false;

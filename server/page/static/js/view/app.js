@@ -1,9 +1,9 @@
 /** The frame of the page: the header, the state of the connection, and one of three views. */
 import { html } from "../html.js";
 import { clock } from "../format.js";
-import { connection, heardAt } from "../live.js";
+import { connection, lostAt } from "../live.js";
 import { href, route } from "../route.js";
-import { phones, presence, runs, searches } from "../store.js";
+import { phones, presence, runs, searches, trouble } from "../store.js";
 import { FleetPage } from "./fleet_page.js";
 import { RunsPage } from "./runs_page.js";
 import { SearchesPage } from "./searches_page.js";
@@ -50,8 +50,11 @@ function Connection() {
 const Lost = () =>
   connection.value === "lost" &&
   html`<p class="banner" role="alert">
-    The server does not answer: what you see is from ${clock(heardAt.value)}. The page goes on by itself when it is back.
+    The server does not answer: what you see is from ${clock(lostAt.value)}. The page goes on by itself when it is back.
   </p>`;
+
+const Trouble = () =>
+  trouble.value && html`<p class="banner" role="alert"><b>${trouble.value.title}:</b> ${trouble.value.message} ${trouble.value.advice}</p>`;
 
 export function App() {
   const { page: Page } = VIEWS[/** @type {keyof typeof VIEWS} */ (route.value.view)] ?? VIEWS.searches;
@@ -62,6 +65,7 @@ export function App() {
       <${Connection} />
     </header>
     <${Lost} />
+    <${Trouble} />
     <${Page} />
   `;
 }

@@ -6,12 +6,12 @@ import { PhoneCard } from "./phone_card.js";
 import { RegisterForm } from "./register.js";
 
 const NoPhone = () => html`<${Empty} title="No phone yet">
-  <p>Start an agent on the computer that the phone hangs on; <code>--phone</code> takes the phone's address, once per phone:</p>
+  <p>Let the phone listen (<code>adb tcpip 5555</code> over its cable, once), and start an agent; <code>--phone</code> takes its address, and may be repeated:</p>
   <${Command}>${`fulcrum agent --server ${location.origin} --phone 192.168.1.20:5555`}</${Command}>
   <p>Without a phone at hand, a virtual one answers like a Galaxy S24 (its milliseconds are this host's):</p>
-  <${Command}>${`fulcrum phone virtual --port 5555 --root ./phone
-fulcrum agent --server ${location.origin} --phone 127.0.0.1:5555`}</${Command}>
-  <p>Then register it here by its serial, before or after the agent sees it.</p>
+  <${Command}>${`fulcrum phone virtual --accept-first-key
+fulcrum agent --server ${location.origin} --phone 127.0.0.1:5599`}</${Command}>
+  <p>Then register the same address here, before or after the agent sees it.</p>
 </${Empty}>`;
 
 export function FleetPage() {

@@ -65,6 +65,7 @@ function Groups({ serial }) {
  * The rows in the order asked for; while the pointer or the focus is inside, those already there keep their places.
  * @param {Candidate[]} shown
  * @param {boolean} still
+ * @returns {{order: Candidate[], waits: boolean}} `waits` when the rows have moved on from the places they are held in
  */
 function useOrder(shown, still) {
   const { column, falling } = ordering(route.value.sort);
@@ -74,7 +75,7 @@ function useOrder(shown, still) {
   const fresh = sorted(shown, column, falling, serial);
   const order = still && before.current.asked === asked ? held(fresh, before.current.places) : fresh;
   before.current = { asked, places: order.map((row) => row.number) };
-  return order;
+  return { order, waits: order.some((row, i) => row !== fresh[i]) };
 }
 
 /** @param {{search: import("../types.js").Search}} props */
@@ -84,11 +85,14 @@ export function Leaderboard({ search }) {
   const [limit, setLimit] = useState(PAGE);
   const all = rows.value ?? [];
   const filter = FILTERS[route.value.show] ?? FILTERS.all;
-  const order = useOrder(all.filter(filter.keeps), still);
+  const { order, waits } = useOrder(all.filter(filter.keeps), still);
   const serial = selectedPhone.value;
   return html`<section class="panel leaderboard" aria-label="Candidates">
     <div class="panel-head">
-      <h2>Candidates</h2>
+      <h2>
+        Candidates
+        ${waits && html`<span class="waits" role="status">order held while you read</span>`}
+      </h2>
       <${Filters} all=${all} />
     </div>
     <div
@@ -104,7 +108,7 @@ export function Leaderboard({ search }) {
           <${Groups} serial=${serial} />
           <tr>${COLUMNS.map((column) => html`<${Heading} key=${column.key} column=${column} />`)}</tr>
         </thead>
-        <tbody>
+        <tbody onFocusIn=${() => setStill(true)} onFocusOut=${() => setStill(false)}>
           ${order.slice(0, limit).map(
             (row) => html`<${Row}
               key=${row.number}

@@ -50,9 +50,9 @@ export function RegisterForm() {
   }
   return html`<form class="panel register" onSubmit=${submit} aria-label="Register a phone">
     <h2>Register a phone</h2>
-    <p class="quiet">The serial is what <code>adb devices</code> shows; for a phone on the network, its address.</p>
+    <p class="quiet">The serial is the address by which its agent reaches it, as in <code>--phone</code>.</p>
     <div class="fields">
-      <label><span>Serial</span> <input name="serial" required maxlength="128" autocomplete="off" spellcheck=${false} placeholder="R5CX10ABCDE" /></label>
+      <label><span>Serial</span> <input name="serial" required maxlength="128" autocomplete="off" spellcheck=${false} placeholder="192.168.1.20:5555" /></label>
       <label><span>Name <span class="quiet">optional</span></span> <input name="name" maxlength="64" autocomplete="off" placeholder="Bench 3" /></label>
       <label><span>Tags <span class="quiet">optional, commas between</span></span> <input name="tags" autocomplete="off" placeholder="s24, rack-a" /></label>
       <button class="primary" disabled=${busy}>Register</button>
