@@ -34,7 +34,8 @@ _OUT, _ERR, _EXIT = 1, 2, 3
 _BATCH = 100
 
 _HASHES = (
-    'for f; do mkdir -p "${f%/*}"; if [ -f "$f" ]; then h=$(sha256sum < "$f"); echo "${h%% *}"; else echo -; fi; done'
+    'for f; do [ -d "${f%/*}" ] || mkdir -p "${f%/*}"; '
+    'if [ -f "$f" ]; then h=$(sha256sum < "$f"); echo "${h%% *}"; else echo -; fi; done'
 )
 _SETTLE = """while [ $# -gt 0 ]; do
 h=$(sha256sum < "$3.part")

@@ -79,7 +79,7 @@ class Agent:
         self._workers = [PhoneWorker(address, tools) for address in dict.fromkeys(settings.phones)]
 
     def stop(self) -> None:
-        """End `run` soon; safe in a signal handler."""
+        """End `run` soon; from any thread."""
         self._stop.set()
         self._wake.set()
 

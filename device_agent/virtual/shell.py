@@ -1,4 +1,4 @@
-"""Commands: host processes under /bin/sh, each in a group of its own that dies with its stream."""
+"""Commands: host processes under /bin/sh, each in a group of its own, killed when its stream ends before it does."""
 
 import asyncio
 import contextlib
@@ -35,18 +35,21 @@ async def serve_shell(root: PhoneRoot, stream: Stream, service: str) -> None:
         start_new_session=True,
     )
     feeding = asyncio.create_task(_feed(process, stream, packets))
+    finished = False
     try:
         async with asyncio.TaskGroup() as pumps:
             pumps.create_task(_pump(process.stdout, stream, _OUT if packets else None))
             if packets:
                 pumps.create_task(_pump(process.stderr, stream, _ERR))
         code = await process.wait()
+        finished = True
         if packets:
             await stream.write(_packet(_EXIT, bytes([code if code >= 0 else 128 - code])))
     finally:
         feeding.cancel()
-        _kill_group(process.pid)
-        await asyncio.shield(process.wait())
+        if not finished:  # afterwards the group's number may be another's
+            _kill_group(process.pid)
+            await process.wait()
 
 
 def _kill_group(pid: int) -> None:

@@ -33,6 +33,7 @@ def agent(
     import platform
     import re
     import signal
+    import threading
 
     from rich.logging import RichHandler
 
@@ -49,6 +50,6 @@ def agent(
         token=token or None,
     )
     working = Agent(settings)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: working.stop())
+    for number in (signal.SIGINT, signal.SIGTERM):  # in a thread: the handler may interrupt a holder of its lock
+        signal.signal(number, lambda *_: threading.Thread(target=working.stop).start())
     working.run()
