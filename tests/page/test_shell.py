@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from server.page import mount
-from server.page.shell import STATIC, vendored
+from server.page.shell import SHEETS, STATIC, vendored
 
 
 def _client() -> TestClient:
@@ -36,6 +36,10 @@ def test_shell_names_only_files_of_this_server_and_all_of_them_exist() -> None:
     for address in [*addresses, *imports.values()]:
         assert address.startswith("/static/"), address
         assert client.get(address).status_code == 200, address
+
+
+def test_every_style_sheet_is_linked() -> None:
+    assert {path.stem for path in (STATIC / "css").glob("*.css")} == set(SHEETS)
 
 
 def test_vendored_files_are_those_of_the_manifest_with_their_licences() -> None:

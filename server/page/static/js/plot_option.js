@@ -9,9 +9,14 @@ import { figure } from "./format.js";
 
 const SMALLEST = 9;
 const LARGEST = 26;
+const ROOMY = 150;
+
+/** @param {Candidate} row what is drawn over what */
+const rank = (row) => Number(row.feasible) + Number(row.on_front) + Number(row.winner);
 
 /**
- * Candidates that have both values, sized by peak memory (area, from the smallest to the largest shown).
+ * Candidates that have both values, the best last so that they lie on top. Their area grows with peak memory, from
+ * the least to the most shown, and shrinks where there are very many.
  * @param {Candidate[]} rows
  * @param {Axis} x
  * @param {Axis} y
@@ -25,9 +30,11 @@ export function points(rows, x, y, serial) {
   });
   const all = seen.map((p) => p.memory);
   const [low, high] = [Math.min(...all), Math.max(...all)];
+  const crowd = Math.max(0.4, Math.min(1, Math.sqrt(ROOMY / seen.length)));
+  seen.sort((a, b) => rank(a.row) - rank(b.row));
   return seen.map(({ memory, ...point }) => {
     const share = high > low ? (memory - low) / (high - low) : 0;
-    return { ...point, size: Math.sqrt(SMALLEST ** 2 + share * (LARGEST ** 2 - SMALLEST ** 2)) };
+    return { ...point, size: crowd * Math.sqrt(SMALLEST ** 2 + share * (LARGEST ** 2 - SMALLEST ** 2)) };
   });
 }
 

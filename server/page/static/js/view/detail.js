@@ -38,7 +38,7 @@ export function Detail({ row, search }) {
           <${Fact} label="FFN width">${architecture.ffn_width}</${Fact}>
           <${Fact} label="Vocabulary">${count(architecture.vocab_size)}</${Fact}>
           <${Fact} label="Parameters">${count(row.parameters)}</${Fact}>
-          <${Fact} label="Quality" note=${quality && `after ${count(quality.tokens)} tokens`}>${fixed(quality?.bits_per_byte, 4)} bits/byte</${Fact}>
+          ${quality && html`<${Fact} label="Quality" note=${`after ${count(quality.tokens)} tokens`}>${fixed(quality.bits_per_byte, 4)} bits/byte</${Fact}>`}
         </dl>
       </section>
       ${Object.entries(row.profiles).map(([serial, profile]) => html`<${ProfileFacts} key=${serial} serial=${serial} profile=${profile} />`)}

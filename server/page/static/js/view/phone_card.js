@@ -51,7 +51,8 @@ export function PhoneCard({ phone }) {
       </div>
       <${StateMark} state=${state} />
     </header>
-    <p class="doing">${job ? html`Running a <b>${job.kind}</b> job <span class="quiet mono">${job.id.slice(0, 8)}</span>` : state === "ready" && html`<span class="quiet">Idle</span>`}</p>
+    ${job && html`<p>Running a <b>${job.kind}</b> job <span class="quiet mono">${job.id.slice(0, 8)}</span></p>`}
+    ${!job && state === "ready" && html`<p class="quiet">Idle</p>`}
     ${fault ? html`<${FaultNote} fault=${fault} />` : ADVICE[state] && html`<p class="advice">${ADVICE[state]}</p>`}
     <dl class="facts">
       ${facts && html`<${Facts} facts=${facts} />`}
