@@ -17,11 +17,11 @@ def agent(
     ] = DEFAULT_HOME / "agent",
     runner: Annotated[Path, typer.Option("--runner", help="The bundle of the program that phones run.")] = DEFAULT_HOME
     / "runner",
-    token: Annotated[str, typer.Option("--token", envvar="FULCRUM_TOKEN", help="Sent as a bearer token.")] = "",
 ) -> None:
     """Serve the phones of this host: lease work, run it on them, report what came back. Ctrl-C ends it cleanly.
 
-    A phone on TCP is opened by `adb tcpip 5555` over its cable; accept this host's key on its screen.
+    A phone on TCP is opened by `adb tcpip 5555` over its cable; accept this host's key on its screen. The server's
+    token, if it asks for one, is taken from the variable FULCRUM_TOKEN.
 
     Examples:
 
@@ -30,6 +30,7 @@ def agent(
         FULCRUM_TOKEN=... fulcrum agent --server https://fulcrum.example --phone 192.168.1.20:5555 --name bench-1
     """
     import logging
+    import os
     import platform
     import re
     import signal
@@ -47,7 +48,7 @@ def agent(
         name=name or re.sub(r"[^A-Za-z0-9._\-]", "-", platform.node())[:64] or "agent",
         home=home,
         runner=runner,
-        token=token or None,
+        token=os.environ.get("FULCRUM_TOKEN"),
     )
     working = Agent(settings)
     for number in (signal.SIGINT, signal.SIGTERM):  # in a thread: the handler may interrupt a holder of its lock

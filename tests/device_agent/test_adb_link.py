@@ -218,6 +218,21 @@ def test_a_daemon_killed_during_a_push_is_an_error_long_before_the_deadline(tmp_
             assert time.monotonic() - started < 30
 
 
+def test_a_daemon_killed_during_a_silent_command_is_noticed(tmp_path: Path, session_key: Path) -> None:
+    """An orderly end of the connection, which adb-shell takes for silence until its deadline."""
+    command = [sys.executable, "-m", "device_agent.virtual", "--root", str(tmp_path / "phone"), "--accept-first-key"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as daemon:
+        assert daemon.stdout is not None
+        address = daemon.stdout.readline().strip()
+        with Link.connect(address, session_key) as link:
+            timer = threading.Timer(0.5, daemon.kill)
+            timer.start()
+            started = time.monotonic()
+            with pytest.raises(PhoneUnreachable):
+                link.shell(["sleep", "3"], 20)
+            assert time.monotonic() - started < 10
+
+
 def test_a_daemon_that_is_asked_to_stop_stops(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "device_agent.virtual", "--root", str(tmp_path / "phone")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as daemon:
