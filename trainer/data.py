@@ -197,7 +197,7 @@ def _epoch(windows: int, sequence: int, seed: int, epoch: int) -> tuple[int, NDA
 
 def _place(text: str, seed: int) -> int:
     """A document's place in [0, 2^64): uniform, and always the same."""
-    digest = hashlib.sha256(seed.to_bytes(8, "little", signed=True) + text.encode("utf-8", "surrogatepass"))
+    digest = hashlib.sha256(seed.to_bytes(8, "little", signed=True) + text.encode())
     return int.from_bytes(digest.digest()[:8], "little")
 
 
@@ -236,7 +236,7 @@ class _Writer:
         self._open.append(np.asarray(ids, dtype=self._dtype))
         self._held += len(ids)
         self.tokens += len(ids)
-        self.bytes += len(text.encode("utf-8", "surrogatepass"))
+        self.bytes += len(text.encode())
         self.documents += 1
         if self._held >= _SHARD_TOKENS:
             self.flush()

@@ -90,7 +90,8 @@ class Source(BaseModel):
                     f"{self.label}, line {number} has no text under {self.field!r} (there is: {there})",
                     advice="name the field that holds the text",
                 )
-            yield record[self.field]
+            # JSON can spell half a surrogate pair, which is no text: no encoder takes it.
+            yield record[self.field].encode("utf-8", "replace").decode("utf-8")
 
     def _lines(self, path: Path) -> Iterator[str]:
         try:

@@ -82,6 +82,13 @@ def test_a_tokenizer_from_a_file_gives_the_same_corpus(corpus: Corpus, text_file
     assert loaded.meta["shards"] == corpus.meta["shards"]
 
 
+def test_half_a_surrogate_pair_in_json_is_no_trap(tmp_path: Path) -> None:
+    path = _jsonl(tmp_path, [{"text": poem} for poem in _POEMS])
+    path.write_text(path.read_text() + '{"text": "half \\ud83d of a pair"}\n')
+    corpus = prepare([Source(path=path, format="jsonl")], tmp_path / "c", vocab_size=300)
+    assert corpus.meta["documents"] == len(_POEMS) + 1
+
+
 def test_the_end_of_text_written_in_a_document_ends_nothing(tmp_path: Path) -> None:
     poems = [f"{poem} {END_OF_TEXT} and on" for poem in _POEMS]
     source = Source(path=_jsonl(tmp_path, [{"text": poem} for poem in poems]), format="jsonl")
