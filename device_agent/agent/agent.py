@@ -21,7 +21,7 @@ from device_agent.runner.bundle import RunnerBundle
 
 _LOG = logging.getLogger(__name__)
 _LONGEST_PAUSE = 30.0
-_STOP_SECONDS = 20.0
+_STOP_SECONDS = 10.0
 
 
 class AgentBusy(FulcrumError):
