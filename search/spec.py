@@ -20,7 +20,9 @@ class Budgets(_Spec):
 
     decode_ms: float | None = Field(default=None, gt=0, description="Median milliseconds per decoded token")
     ttft_ms: float | None = Field(default=None, gt=0, description="Time to first token at the protocol's prompt length")
-    peak_memory_mb: float | None = Field(default=None, gt=0, description="Peak memory above the empty runner, 10^6 bytes")
+    peak_memory_mb: float | None = Field(
+        default=None, gt=0, description="Peak memory above the empty runner, 10^6 bytes"
+    )
 
 
 class SearchSpace(_Spec):
