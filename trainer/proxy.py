@@ -14,7 +14,6 @@ _HELD_OUT_WINDOWS = 256
 # Many small steps rather than few large ones: with 8 sequences a step, deep models lag behind only for want of steps
 # (128 wide, 8 deep, 60,000 tokens: 2.63 bits per byte with 8 sequences, 2.54 with 4).
 _BATCH = 4
-_LEARNING_RATE = 8e-3
 
 
 def score(
@@ -41,7 +40,7 @@ def score(
             f"the corpus has a vocabulary of {corpus.vocab_size}, the architecture one of {architecture.vocab_size}",
             advice="prepare the corpus with the architecture's vocab_size",
         )
-    recipe = Recipe(tokens=tokens, batch=_BATCH, sequence=sequence, learning_rate=_LEARNING_RATE, seed=seed)
+    recipe = Recipe(tokens=tokens, batch=_BATCH, sequence=sequence, seed=seed)
     model = HybridLM(architecture, seed=seed)
     train(model, corpus, recipe, hard_labels, Run())
     found = bits_per_byte(model, corpus, sequence=sequence, windows=_HELD_OUT_WINDOWS)
