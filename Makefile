@@ -53,7 +53,7 @@ test: ## Set up, then all checks and tests
 
 .PHONY: bench-search
 bench-search: setup $(VENV)/.developer ## Our sampler beside Optuna's random one on a synthetic landscape
-	$(BIN)/python tests/search/bench_sampler.py
+	OMP_NUM_THREADS=1 $(BIN)/python tests/search/bench_sampler.py --seeds 4
 
 .PHONY: constraints
 constraints: setup $(VENV)/.developer ## Pin what is installed now
