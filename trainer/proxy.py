@@ -19,7 +19,7 @@ _BATCH = 4
 def score(
     architecture: Architecture,
     corpus_dir: Path,
-    tokens: int = 160_000,
+    tokens: int = 80_000,
     sequence: int = 128,
     seed: int = 0,
     threads: int = 1,
