@@ -56,7 +56,7 @@ class Effort(_Spec):
 
     candidates: int = Field(default=16, ge=1, le=100_000)
     batch: int = Field(default=4, ge=1, description="Candidates proposed, exported, measured and scored together")
-    proxy_tokens: int = Field(default=160_000, ge=1_000)
+    proxy_tokens: int = Field(default=80_000, ge=1_000)
     proxy_sequence: int = Field(default=128, ge=16)
 
 
@@ -72,7 +72,7 @@ class SearchSpec(_Spec):
     effort: Effort = Effort()
     protocol: Protocol = Protocol()
     quantisation: Quantisation = Quantisation()
-    vocab_size: int = Field(default=2048, ge=256, le=262_144)
+    vocab_size: int = Field(default=2048, ge=257, le=262_144, description="At least 256 bytes and the end of text")
     context_length: int = Field(default=512, ge=32)
     prefill_chunk: int = Field(default=128, ge=1)
     seed: int = 0

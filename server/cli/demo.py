@@ -23,8 +23,8 @@ def demo(
     summary: Annotated[Path | None, typer.Option("--summary", help="Write the summary as JSON here.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget an earlier demo; otherwise it is carried on.")] = False,
     candidates: Annotated[int, typer.Option(min=1, help="Architectures to try.")] = 16,
-    decode_ms: Annotated[float, typer.Option(help="Budget: milliseconds per decoded token.")] = 4.0,
-    ttft_ms: Annotated[float, typer.Option(help="Budget: milliseconds to the first token.")] = 120.0,
+    decode_ms: Annotated[float, typer.Option(help="Budget: milliseconds per decoded token.")] = 1.0,
+    ttft_ms: Annotated[float, typer.Option(help="Budget: milliseconds to the first token.")] = 30.0,
     peak_memory_mb: Annotated[float, typer.Option(help="Budget: peak memory, 10^6 bytes.")] = 12.0,
     tokens: Annotated[float, typer.Option(min=0.001, help="Multiplies what every training reads.")] = 1.0,
 ) -> None:
