@@ -33,7 +33,7 @@ from trainer.quantise import Scheme, quantised
 CONTEXT, CHUNK = 96, 32
 FLOAT = Quantisation(weight_bits=32, activation_bits=32, embedding_bits=32)
 ARCHITECTURE = Architecture(
-    vocab_size=256,
+    vocab_size=260,
     width=64,
     ffn_width=96,
     blocks=(ShortConv(kernel=4), Attention(heads=4, kv_heads=2, head_dim=16)),
@@ -111,7 +111,7 @@ def _teacher_forced(model: HybridLM, prompt: list[int], taken: list[int]) -> Ten
 
 
 def _prompt(length: int) -> list[int]:
-    return torch.randint(0, 256, (length,), generator=torch.Generator().manual_seed(length)).tolist()
+    return torch.randint(0, 260, (length,), generator=torch.Generator().manual_seed(length)).tolist()
 
 
 def _worst(steps, logits: Tensor) -> float:
@@ -177,7 +177,7 @@ def test_candidates_share_what_they_have_in_common(
     spec = SearchSpec(
         corpus="any",
         phones=("any",),
-        vocab_size=256,
+        vocab_size=260,
         context_length=CONTEXT,
         prefill_chunk=CHUNK,
         protocol=Protocol(prefill_tokens=40, decode_tokens=8, repetitions=2),
