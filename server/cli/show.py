@@ -97,7 +97,7 @@ def _figures(candidate: Candidate) -> list[str]:
     return [
         quality,
         f"{max(p.ttft_ms.value for p in profiles):.1f}",
-        f"{worst.decode_ms.value:.2f} [{worst.decode_ms.low:.2f}, {worst.decode_ms.high:.2f}]",
+        f"{worst.decode_ms.value:.3g} [{worst.decode_ms.low:.3g}, {worst.decode_ms.high:.3g}]",
         f"{max(p.peak_memory_bytes for p in profiles) / 1e6:.1f}",
     ]
 
