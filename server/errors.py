@@ -33,6 +33,12 @@ class UnknownPhone(Unacceptable):
     slug = "unknown-phone"
 
 
+class PhoneNotReady(Unacceptable):
+    """A search or a run names a phone that could not take work now."""
+
+    slug = "phone-not-ready"
+
+
 class BudgetOutOfReach(Unacceptable):
     """No architecture of the space can keep a budget."""
 

@@ -5,6 +5,7 @@ from sqlalchemy.orm import Session
 
 from device_agent.contracts import Fault, Generation, Program
 from search.candidate import Candidate, Verdict
+from search.spec import SearchSpec
 from server import events, idempotency
 from server.api.views import RunView
 from server.clock import Clock, Ids, new_id, utc_now
@@ -33,16 +34,18 @@ class Runbook:
             NotFound: no such search or candidate.
             NoWinner: the winner is asked for, and there is none.
             UnknownPhone: the phone is not registered.
+            PhoneNotReady: the phone could not take work now.
             KeyReused: the key came before with another spec.
         """
         with self._database.write() as session:
             known = idempotency.answered(session, _ROUTE, key, spec)
             if known is not None:
                 return _view(session, session.get_one(RunRow, known))
-            if spec.phone is not None:
-                require_phone(session, spec.phone)
-            candidate = _candidate(session, search_row(session, spec.search), spec.candidate)
             now = self._clock()
+            search = search_row(session, spec.search)
+            candidate = _candidate(session, search, spec.candidate)
+            phone = spec.phone or SearchSpec.model_validate_json(search.spec_json).phones[0]
+            require_phone(session, phone, now)
             row = RunRow(
                 id=self._ids(),
                 name=spec.name,

@@ -1,6 +1,7 @@
 """Searches as the API sees them: accept, show, cancel."""
 
 from collections.abc import Sequence
+from datetime import datetime
 
 from pydantic import TypeAdapter
 from sqlalchemy import func, select
@@ -15,7 +16,8 @@ from server import events, idempotency
 from server.api.views import CandidateView, Counts, SearchView
 from server.clock import Clock, Ids, new_id, utc_now
 from server.database import Database
-from server.errors import BudgetOutOfReach, NotFound, UnknownCorpus, UnknownPhone
+from server.errors import BudgetOutOfReach, NotFound, PhoneNotReady, UnknownCorpus, UnknownPhone
+from server.queue.phones import hindrance
 from server.queue.store import JobQueue
 from server.runs import Progress, WorkState
 from server.tables import CandidateRow, CorpusRow, JobRow, PhoneRow, SearchRow
@@ -36,6 +38,7 @@ class Searches:
         Raises:
             BudgetOutOfReach: nothing in the space can keep a budget.
             UnknownCorpus, UnknownPhone: what the spec names is not registered.
+            PhoneNotReady: one of the phones could not take work now.
             KeyReused: the key came before with another spec.
         """
         impossible = cheapest_violation(spec)
@@ -45,8 +48,8 @@ class Searches:
             known = idempotency.answered(session, _ROUTE, key, spec)
             if known is not None:
                 return _view(session, session.get_one(SearchRow, known))
-            require_registered(session, spec)
             now = self._clock()
+            _require_parts(session, spec, now)
             row = SearchRow(
                 id=self._ids(),
                 name=spec.name,
@@ -139,21 +142,28 @@ def search_row(session: Session, search: str) -> SearchRow:
     return row
 
 
-def require_phone(session: Session, serial: str) -> None:
-    """Raises UnknownPhone when the fleet has no such phone."""
+def require_phone(session: Session, serial: str, now: datetime) -> None:
+    """A phone that is registered and could take work now.
+
+    Raises:
+        UnknownPhone: the fleet has no such phone.
+        PhoneNotReady: no work could reach it.
+    """
     phone = session.get(PhoneRow, serial)
     if phone is None or not phone.registered:
         raise UnknownPhone(
             f"phone {serial} is not registered", advice='Register it: POST /v1/phones with {"serial": ...}.'
         )
+    fault = hindrance(session, serial, now)
+    if fault is not None:
+        raise PhoneNotReady(fault.message, advice=fault.advice)
 
 
-def require_registered(session: Session, spec: SearchSpec) -> None:
-    """Raises UnknownCorpus or UnknownPhone when the spec names what is not there."""
+def _require_parts(session: Session, spec: SearchSpec, now: datetime) -> None:
     if session.get(CorpusRow, spec.corpus) is None:
         raise UnknownCorpus(f"there is no corpus {spec.corpus}", advice="Register it: POST /v1/corpora.")
     for serial in spec.phones:
-        require_phone(session, serial)
+        require_phone(session, serial, now)
 
 
 def _front_so_far(candidates: Sequence[Candidate]) -> set[int]:

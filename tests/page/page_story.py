@@ -135,6 +135,16 @@ def facts(virtual: bool) -> PhoneFacts:
     )
 
 
+def both_ready() -> Sequence[Sighting]:
+    """Before the real phone was lost."""
+    now = datetime.now(UTC)
+    phones = {VIRTUAL: True, REAL: False}
+    return [
+        Sighting(serial=serial, state=PhoneState.READY, facts=facts(virtual), probed_at=now)
+        for serial, virtual in phones.items()
+    ]
+
+
 def sightings() -> Sequence[Sighting]:
     now = datetime.now(UTC)
     lost = Fault(
@@ -172,7 +182,7 @@ class Story:
 
     def begin(self) -> None:
         """Phones, a corpus, a search that a worker has taken up, and its first candidates."""
-        self.report()
+        self.report(both_ready())
         past = Fleet(self.services.database, lambda: datetime.now(UTC) - timedelta(minutes=5))
         past.report("bench-2", report([Sighting(serial=SILENT, state=PhoneState.READY, probed_at=datetime.now(UTC))]))
         for serial, name in ((VIRTUAL, "Virtual S24"), (REAL, "Bench 3"), (SILENT, "Bench 4")):
@@ -187,6 +197,7 @@ class Story:
         claimed = self.services.claims.claim_search(OWNER)
         assert claimed is not None
         assert claimed.id == self.search
+        self.report()
         for candidate in candidates():
             self.ledger.remember(candidate)
         self.ledger.progress("measuring candidate 12 on Virtual S24", 11, 16)
@@ -196,9 +207,9 @@ class Story:
     def ledger(self) -> SearchLedger:
         return SearchLedger(self.services.database, self.search, OWNER)
 
-    def report(self) -> None:
+    def report(self, phones: Sequence[Sighting] | None = None) -> None:
         """The agent says that it is there."""
-        self.call("PUT", "/v1/agents/bench-1", json=report(sightings()).model_dump(mode="json"))
+        self.call("PUT", "/v1/agents/bench-1", json=report(phones or sightings()).model_dump(mode="json"))
 
     def lease(self) -> None:
         """The virtual phone begins to measure."""
@@ -242,6 +253,7 @@ class Story:
 
     def train(self) -> str:
         """A run of the winner that has spoken on the phone; returns its id."""
+        self.report()
         body = {"search": self.search, "name": "first words", "prompt": "def add(", "new_tokens": 4}
         run = str(self.call("POST", "/v1/runs", json=body).json()["id"])
         assert self.services.claims.claim_run(OWNER) is not None

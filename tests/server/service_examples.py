@@ -120,9 +120,14 @@ def profile(ms: float = 1.0) -> Profile:
     )
 
 
-def report(*serials: str, state: PhoneState = PhoneState.READY, incarnation: str = INCARNATION) -> AgentReport:
+def report(
+    *serials: str,
+    state: PhoneState = PhoneState.READY,
+    incarnation: str = INCARNATION,
+    fault: Fault | None = None,
+) -> AgentReport:
     facts = PhoneFacts(model="SM-S921B", virtual=True)
-    phones = tuple(Sighting(serial=s, state=state, facts=facts, probed_at=NOW) for s in serials)
+    phones = tuple(Sighting(serial=s, state=state, facts=facts, fault=fault, probed_at=NOW) for s in serials)
     return AgentReport(incarnation=incarnation, version="1", host="bench", phones=phones)
 
 
