@@ -2,6 +2,7 @@
 
     queued -> leased -> succeeded | failed | cancelled
        ^________|  a lapsed lease, or a fault that another attempt may mend
+       ^_______________________|  asked for again, after a fault of the world
 
 Work may be done more than once; its outcome is taken once. Each lease has a higher epoch than the last, and only who
 knows the secret of the present epoch can answer (fencing tokens, Kleppmann, "Designing Data-Intensive Applications",
@@ -168,6 +169,18 @@ def give_up(job: Job, fault: Fault, now: datetime) -> Job:
     if job.state is not JobState.QUEUED:
         return job
     return replace(job, state=JobState.FAILED, outcome=Failure(fault=fault), finished_at=now)
+
+
+def requeue(job: Job, now: datetime) -> Job:
+    """Queue a job anew that failed by infrastructure, with all its attempts; any other is returned as it is.
+
+    The epoch stays, so that whoever held the job before is still refused.
+    """
+    if job.state is not JobState.FAILED or not isinstance(job.outcome, Failure):
+        return job
+    if job.outcome.fault.blame is not Blame.INFRASTRUCTURE:
+        return job
+    return replace(job, state=JobState.QUEUED, attempts=0, not_before=now, finished_at=None)
 
 
 def _after_failure(job: Job, failure: Failure, now: datetime, policy: Policy) -> Job:

@@ -16,7 +16,7 @@ from server.database import Database
 from server.errors import NotFound
 from server.queue import machine
 from server.queue.machine import Job, JobState, Policy
-from server.queue.phones import judge, usable
+from server.queue.phones import hindrance, judge, usable
 from server.tables import JobRow, PhoneRow
 
 _OUTCOME: TypeAdapter[JobOutcome] = TypeAdapter(JobOutcome)
@@ -54,12 +54,16 @@ class JobQueue:
         run: str | None = None,
         number: int | None = None,
     ) -> str:
-        """Queue `work` for a phone; the same `dedup_key` again gives the same job's id."""
+        """Queue `work` for a phone; the same `dedup_key` again gives the same job's id.
+
+        A job that failed by infrastructure is tried anew when it is asked for again.
+        """
         with self._database.write() as session:
-            known = session.scalar(select(JobRow.id).where(JobRow.dedup_key == dedup_key))
-            if known is not None:
-                return known
             now = self._clock()
+            known = session.scalar(select(JobRow).where(JobRow.dedup_key == dedup_key))
+            if known is not None:
+                self._move(session, [known], lambda job: machine.requeue(job, now), now)
+                return known.id
             row = JobRow(
                 id=self._ids(),
                 dedup_key=dedup_key,
@@ -166,13 +170,19 @@ class JobQueue:
         waiting = select(JobRow).where(
             JobRow.state == JobState.QUEUED, JobRow.not_before <= since, JobRow.serial.not_in(usable)
         )
+        return sum(self._give_up_one(session, row, now) for row in session.scalars(waiting).all())
+
+    def _give_up_one(self, session: Session, row: JobRow, now: datetime) -> int:
+        """The phone is away, which is no fault of what it should have run."""
+        why = hindrance(session, row.serial, now)
         fault = Fault(
-            blame=Blame.PHONE,
+            blame=Blame.INFRASTRUCTURE,
             slug="phone-unavailable",
-            message=f"the phone was not usable for {self._patience.total_seconds():.0f} s",
-            advice="See the phone's state in the fleet: attach it, authorise it, or release it from quarantine.",
+            message=f"waited {self._patience.total_seconds():.0f} s in vain"
+            + (f": {why.message}" if why else f" for phone {row.serial}"),
+            advice=why.advice if why else "See the phone's state in the fleet: GET /v1/phones.",
         )
-        return self._move(session, session.scalars(waiting), lambda job: machine.give_up(job, fault, now), now)
+        return self._move(session, [row], lambda job: machine.give_up(job, fault, now), now)
 
     def _cancel(self, session: Session, rows: list[JobRow]) -> None:
         now = self._clock()

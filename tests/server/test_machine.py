@@ -103,6 +103,40 @@ def test_cancelling() -> None:
     assert machine.expire(asked, NOW + timedelta(1), POLICY).state is JobState.CANCELLED
 
 
+def test_what_the_world_failed_is_queued_anew_with_all_attempts_and_its_old_holder_is_refused() -> None:
+    job = leased()
+    for epoch in (1, 2, 3):
+        job = machine.accept(job, epoch, "s", failure(Blame.INFRASTRUCTURE), NOW, POLICY)
+        job = leased(job) if epoch < 3 else job
+    assert job.state is JobState.FAILED
+    later = NOW + timedelta(hours=1)
+    again = machine.requeue(job, later)
+    assert (again.state, again.attempts, again.epoch, again.not_before) == (JobState.QUEUED, 0, 3, later)
+    assert again.finished_at is None
+    with pytest.raises(StaleLease):
+        machine.accept(again, 3, "s", success(), later, POLICY)
+    assert leased(again).epoch == 4
+    given_up = machine.give_up(machine.queued(NOW), failure(Blame.INFRASTRUCTURE).fault, NOW)
+    assert machine.requeue(given_up, later).state is JobState.QUEUED
+
+
+@pytest.mark.parametrize(
+    "job",
+    [
+        machine.queued(NOW),
+        leased(),
+        machine.accept(leased(), 1, "s", success(), NOW, POLICY),
+        machine.accept(leased(), 1, "s", failure(Blame.US), NOW, POLICY),
+        machine.give_up(machine.queued(NOW), failure(Blame.PHONE).fault, NOW),
+        machine.cancel(machine.queued(NOW), NOW),
+        machine.expire(machine.cancel(leased(), NOW), NOW + timedelta(1), POLICY),
+    ],
+    ids=lambda job: f"{job.state}-{job.outcome.kind if job.outcome else 'open'}",
+)
+def test_nothing_else_is_queued_anew(job: Job) -> None:
+    assert machine.requeue(job, NOW) == job
+
+
 @pytest.mark.parametrize("state", sorted(FINAL))
 def test_nothing_follows_a_final_state(state: JobState) -> None:
     job = Job(state=state, epoch=1, attempts=1, cancel_requested=False, not_before=NOW)

@@ -20,7 +20,7 @@ from hypothesis.stateful import (
 from service_examples import TurnedClock, ask, failure, measure_job, report, success
 from sqlalchemy import delete, select
 
-from device_agent.contracts import Blame, JobOutcome, Lease, LeaseHeartbeat, LeaseResult
+from device_agent.contracts import Blame, Failure, JobOutcome, Lease, LeaseHeartbeat, LeaseResult
 from server import migrate
 from server.api.views import PhoneRegistration
 from server.database import Database
@@ -75,6 +75,24 @@ class QueueHistory(RuleBasedStateMachine):
         key = str(next(self.keys))
         job = self.queue.enqueue(measure_job(), serial, key)
         assert self.queue.enqueue(measure_job(), serial, key) == job
+
+    @rule(lease=leases)
+    def ask_again(self, lease: Lease) -> None:
+        """A worker that retries asks for the same job."""
+        before = self.queue.look(lease.job_id)
+        key = self.key_of(lease.job_id)
+        assert self.queue.enqueue(measure_job(), lease.serial, key) == lease.job_id
+        after = self.queue.look(lease.job_id)
+        outcome = before.outcome
+        by_world = isinstance(outcome, Failure) and outcome.fault.blame is Blame.INFRASTRUCTURE
+        if before.state is JobState.FAILED and by_world:
+            assert (after.state, after.attempts, after.epoch) == (JobState.QUEUED, 0, before.epoch)
+        else:
+            assert after == before
+
+    def key_of(self, job: str) -> str:
+        with self.database.read() as session:
+            return session.get_one(JobRow, job).dedup_key
 
     @rule(target=leases, serials=st.sampled_from([("one",), ("two",), SERIALS]))
     def claim(self, serials: tuple[str, ...]) -> Lease | MultipleResults[Lease]:

@@ -170,16 +170,24 @@ def test_waiting_stops_when_the_user_says_so(services: Services, search: str) ->
     assert services.queue.lease(ask("one")) is None
 
 
-def test_a_phone_that_stays_away_fails_its_jobs_in_the_end(services: Services, clock: TurnedClock, search: str) -> None:
+def test_a_phone_that_stays_away_fails_its_jobs_in_the_end_and_asking_again_tries_again(
+    services: Services, clock: TurnedClock, search: str
+) -> None:
     def pause(_seconds: float) -> None:
-        services.fleet.report("bench", report("one", state=PhoneState.UNREACHABLE))
         clock.turn(600)
+        services.fleet.report("bench", report("one", state=PhoneState.UNREACHABLE))
         services.queue.reap()
 
     waiting = PhoneBench(services.queue, lambda: False, search=search, pause=pause)
     with pytest.raises(RemoteFault) as caught:
         waiting.measure(program(), Protocol(), "one", 3)
-    assert (caught.value.slug, caught.value.blame) == ("phone-unavailable", Blame.PHONE)
+    assert (caught.value.slug, caught.value.blame) == ("phone-unavailable", Blame.INFRASTRUCTURE)
+    assert "phone one is unreachable" in caught.value.message
+    assert "fulcrum agent" in caught.value.advice
+
+    services.fleet.report("bench", report("one"))
+    back = bench(services, search, Success(result=measurement()))
+    assert back.measure(program(), Protocol(), "one", 3) == measurement()
 
 
 def test_events_stand_or_fall_with_their_change(services: Services, clock: TurnedClock) -> None:
