@@ -21,6 +21,7 @@ class SearchLedger:
 
     def __init__(self, database: Database, search: str, owner: str, clock: Clock = utc_now) -> None:
         self._database, self._search, self._owner, self._clock = database, search, owner, clock
+        self._told = Progress()
 
     def candidates(self) -> Sequence[Candidate]:
         """Every candidate so far, by number."""
@@ -43,9 +44,16 @@ class SearchLedger:
 
     def progress(self, message: str, done: int, total: int) -> None:
         """Say where the search is."""
+        self._told = Progress(message=message, done=done, total=total)
+        self._show(self._told)
+
+    def waiting(self, why: str | None) -> None:
+        """Say instead what a job waits for; None says again where the search is."""
+        self._show(_instead(self._told, why))
+
+    def _show(self, progress: Progress) -> None:
         with self._database.write() as session:
-            row = self._held(session)
-            row.progress_json = Progress(message=message, done=done, total=total).model_dump_json()
+            self._held(session).progress_json = progress.model_dump_json()
             events.record(session, self._clock(), "search", self._search, self._search)
 
     def cancelled(self) -> bool:
@@ -85,6 +93,7 @@ class RunLedger:
 
     def __init__(self, database: Database, run: str, owner: str, clock: Clock = utc_now) -> None:
         self._database, self._run, self._owner, self._clock = database, run, owner, clock
+        self._told = Progress()
 
     def stages(self) -> Sequence[StageRecord]:
         """The stages in their order, as far as they are known."""
@@ -100,7 +109,12 @@ class RunLedger:
 
     def progress(self, message: str, done: int, total: int) -> None:
         """Say where the run is."""
-        self._set(progress_json=Progress(message=message, done=done, total=total).model_dump_json())
+        self._told = Progress(message=message, done=done, total=total)
+        self._set(progress_json=self._told.model_dump_json())
+
+    def waiting(self, why: str | None) -> None:
+        """Say instead what a job waits for; None says again where the run is."""
+        self._set(progress_json=_instead(self._told, why).model_dump_json())
 
     def program(self, program: Program) -> None:
         """The exported Program."""
@@ -134,6 +148,10 @@ class RunLedger:
 
     def _held(self, session: Session) -> RunRow:
         return held(session, RunRow, self._run, self._owner)
+
+
+def _instead(told: Progress, why: str | None) -> Progress:
+    return told if why is None else told.model_copy(update={"message": f"waiting: {why}"})
 
 
 def stages_of(session: Session, run: str) -> list[StageRecord]:

@@ -22,7 +22,10 @@ _POLL_SECONDS = 0.1
 
 
 class PhoneBench:
-    """Measures and generates on phones for one search or one run. Its jobs outlive it: asked again, it finds them."""
+    """Measures and generates on phones for one search or one run. Its jobs outlive it: asked again, it finds them.
+
+    `waiting` hears why a job waits for its phone when that takes long, and None when it waits no longer.
+    """
 
     def __init__(
         self,
@@ -31,10 +34,11 @@ class PhoneBench:
         *,
         search: str,
         run: str | None = None,
+        waiting: Callable[[str | None], None] = lambda _: None,
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
         self._queue, self._cancelled, self._pause = queue, cancelled, pause
-        self._search, self._run = search, run
+        self._search, self._run, self._waiting = search, run, waiting
 
     def measure(self, program: Program, protocol: Protocol, phone: str, number: int) -> Measurement:
         """This is `search.ports.Measure`.
@@ -72,11 +76,17 @@ class PhoneBench:
 
     def _ask(self, work: MeasureJob | GenerateJob, phone: str, number: int, key: str) -> Measurement | Generation:
         job_id = self._queue.enqueue(work, phone, key, search=self._search, run=self._run, number=number)
+        said = None
         while not (job := self._queue.look(job_id)).final:
             if self._cancelled():
                 self._queue.cancel(job_id)
                 raise Cancelled("the user asked to stop")
+            if (why := self._queue.hindrance(job_id)) != said:
+                self._waiting(why)
+                said = why
             self._pause(_POLL_SECONDS)
+        if said is not None:
+            self._waiting(None)
         return _answer(job)
 
 

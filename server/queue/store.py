@@ -21,6 +21,7 @@ from server.tables import JobRow, PhoneRow
 
 _OUTCOME: TypeAdapter[JobOutcome] = TypeAdapter(JobOutcome)
 _WORK: TypeAdapter[wire.Job] = TypeAdapter(wire.Job)
+_SOON = timedelta(seconds=5)
 _FIELDS = tuple(f.name for f in fields(Job) if f.name not in ("state", "outcome"))
 
 
@@ -159,6 +160,19 @@ class JobQueue:
         """
         with self._database.read() as session:
             return _load(_row(session, job_id))
+
+    def hindrance(self, job_id: str) -> str | None:
+        """Why a job is still queued after 5 s, and what to do about it; None before that, and when it is not queued.
+
+        Raises:
+            NotFound: no such job.
+        """
+        with self._database.read() as session:
+            row, now = _row(session, job_id), self._clock()
+            if row.state != JobState.QUEUED or now - row.not_before <= _SOON:
+                return None
+            why = hindrance(session, row.serial, now)
+            return f"{why.message} ({why.advice})" if why else f"phone {row.serial} has not taken the job yet"
 
     def _reap(self, session: Session, now: datetime) -> int:
         lapsed = select(JobRow).where(JobRow.state == JobState.LEASED, JobRow.lease_until <= now)

@@ -32,7 +32,7 @@ def _run_on(executor: Executor, claimed: ClaimedSearch, services: Services, owne
     spec = claimed.spec
     ledger = SearchLedger(services.database, claimed.id, owner)
     corpus = prepared(services, spec.corpus, spec.vocab_size, ledger.progress)
-    bench = PhoneBench(services.queue, ledger.cancelled, search=claimed.id)
+    bench = PhoneBench(services.queue, ledger.cancelled, search=claimed.id, waiting=ledger.waiting)
     effort = spec.effort
     world = World(
         ledger=ledger,

@@ -46,7 +46,13 @@ class _Run:
         self._claimed, self._services, self._stop = claimed, services, stop
         self._search = claimed.search.spec
         self._ledger = RunLedger(services.database, claimed.id, owner)
-        self._bench = PhoneBench(services.queue, self._ledger.cancelled, search=claimed.search.id, run=claimed.id)
+        self._bench = PhoneBench(
+            services.queue,
+            self._ledger.cancelled,
+            search=claimed.search.id,
+            run=claimed.id,
+            waiting=self._ledger.waiting,
+        )
         self._cache = SqlBlockCache(services.database)
         self._phone = claimed.spec.phone or self._search.phones[0]
 

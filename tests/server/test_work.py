@@ -6,6 +6,7 @@ from service_examples import NOW, TurnedClock, ask, candidate, failure, measurem
 from device_agent.contracts import (
     Blame,
     Condition,
+    Fault,
     Generation,
     JobOutcome,
     LeaseResult,
@@ -21,7 +22,7 @@ from server.api.views import CorpusFile, CorpusSpec, PhoneRegistration
 from server.errors import Cancelled, OwnershipLost, RemoteFault
 from server.ledger import RunLedger, SearchLedger, SqlBlockCache
 from server.ports import PhoneBench
-from server.runs import RunSpec, StageRecord, TokenCheck, WorkState
+from server.runs import Progress, RunSpec, StageRecord, TokenCheck, WorkState
 from server.services import Services
 
 GENERATION = Generation(
@@ -188,6 +189,48 @@ def test_a_phone_that_stays_away_fails_its_jobs_in_the_end_and_asking_again_trie
     services.fleet.report("bench", report("one"))
     back = bench(services, search, Success(result=measurement()))
     assert back.measure(program(), Protocol(), "one", 3) == measurement()
+
+
+def test_a_job_that_waits_for_its_phone_says_so_until_it_is_taken(
+    services: Services, clock: TurnedClock, search: str
+) -> None:
+    services.claims.claim_search("worker")
+    ledger = SearchLedger(services.database, search, "worker", clock)
+    ledger.progress("measuring candidate 3", 3, 16)
+    shown: list[str] = []
+    lost = Fault(blame=Blame.PHONE, slug="unreachable", message="nothing answers", advice="Wake it.")
+    answer = AgentInBetween(services, Success(result=measurement()))
+    away = iter([True] * 4 + [False])
+
+    def pause(seconds: float) -> None:
+        view = services.searches.view(search).progress
+        shown.append(view.message)
+        assert (view.done, view.total) == (3, 16)
+        clock.turn(2)
+        if next(away):
+            services.fleet.report("bench", report("one", state=PhoneState.UNREACHABLE, fault=lost))
+        else:
+            services.fleet.report("bench", report("one"))
+            answer(seconds)
+
+    waiting = PhoneBench(services.queue, lambda: False, search=search, waiting=ledger.waiting, pause=pause)
+    assert waiting.measure(program(), Protocol(), "one", 3) == measurement()
+    why = "waiting: phone one is unreachable: nothing answers (Wake it.)"
+    assert shown == ["measuring candidate 3"] * 3 + [why] * 2
+    assert services.searches.view(search).progress.message == "measuring candidate 3"
+
+
+def test_a_run_shows_what_it_waits_for_and_then_where_it_is(services: Services, search: str) -> None:
+    services.claims.claim_search("worker")
+    SearchLedger(services.database, search, "worker").remember(candidate(4, 1.0))
+    run = services.runbook.submit(RunSpec(search=search, candidate=4)).id
+    services.claims.claim_run("worker")
+    ledger = RunLedger(services.database, run, "worker")
+    ledger.progress("measuring on one", 0, 1)
+    ledger.waiting("phone one is silent")
+    assert services.runbook.view(run).progress == Progress(message="waiting: phone one is silent", done=0, total=1)
+    ledger.waiting(None)
+    assert services.runbook.view(run).progress == Progress(message="measuring on one", done=0, total=1)
 
 
 def test_events_stand_or_fall_with_their_change(services: Services, clock: TurnedClock) -> None:
