@@ -22,7 +22,7 @@ class Teacher(Recipe):
     changes_model: ClassVar[bool] = False
 
     kind: Literal["teacher"] = "teacher"
-    tokens: int = Field(default=300_000, ge=1)
+    tokens: int = Field(default=480_000, ge=1)
     widen: float = Field(default=1.5, gt=1, le=16, description="Width, FFN width and heads, relative to the model's")
 
     def perform(self, workspace: Workspace) -> Outcome:
@@ -37,7 +37,7 @@ class Pretrain(Recipe):
     changes_model: ClassVar[bool] = True
 
     kind: Literal["pretrain"] = "pretrain"
-    tokens: int = Field(default=450_000, ge=1)
+    tokens: int = Field(default=320_000, ge=1)
     distillation: float = Field(default=0.5, ge=0, le=1, description="Share of the loss that is distillation")
     top_k: int = Field(default=32, ge=1)
     temperature: float = Field(default=2.0, gt=0)

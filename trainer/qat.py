@@ -26,7 +26,7 @@ class Qat(Recipe):
     changes_model: ClassVar[bool] = True
 
     kind: Literal["qat"] = "qat"
-    tokens: int = Field(default=120_000, ge=1)
+    tokens: int = Field(default=100_000, ge=1)
     learning_rate: float = Field(default=6e-3, gt=0)
     decay: float = Field(default=1.0, ge=0, le=1)
     group_size: int = Field(default=32, ge=32)
