@@ -1,5 +1,7 @@
 """Corpora: lists of uploaded files to read text from."""
 
+from collections.abc import Sequence
+
 from pydantic import TypeAdapter
 from sqlalchemy import select
 
@@ -10,6 +12,7 @@ from server.clock import Clock, utc_now
 from server.database import Database
 from server.errors import CorpusEmpty, CorpusMissing, NotFound
 from server.tables import CorpusRow
+from trainer.sources import Source
 
 _FILES = TypeAdapter(tuple[CorpusFile, ...])
 
@@ -25,7 +28,8 @@ class Corpora:
 
         Raises:
             CorpusMissing: a file was never uploaded.
-            CorpusEmpty: there is no byte in any file.
+            CorpusEmpty: no file holds any text.
+            TrainerError: a file cannot be read as its format says.
         """
         for file in spec.files:
             if not self._artifacts.has(file.sha256):
@@ -33,9 +37,10 @@ class Corpora:
                     f"file {file.name or file.sha256} of the corpus was not uploaded",
                     advice=f"Upload it first: PUT /v1/artifacts/{file.sha256}.",
                 )
+        openings = [next(source.documents(), None) for source in self._sources(spec.name, spec.files)]
+        if not any(openings):
+            raise CorpusEmpty(f"corpus {spec.name} holds no text", advice="Name at least one file that is not blank.")
         size = sum(self._artifacts.size(file.sha256) for file in spec.files)
-        if size == 0:
-            raise CorpusEmpty(f"corpus {spec.name} holds no text", advice="Name at least one file that is not empty.")
         name = content_hash([[file.sha256, file.format, file.field] for file in spec.files])[:20]
         with self._database.write() as session:
             row = session.get(CorpusRow, name)
@@ -57,6 +62,26 @@ class Corpora:
             if row is None:
                 raise NotFound(f"there is no corpus {corpus}", advice="List them: GET /v1/corpora.")
             return _view(row)
+
+    def sources(self, corpus: str) -> list[Source]:
+        """Where the trainer reads a corpus.
+
+        Raises:
+            NotFound: no such corpus.
+        """
+        view = self.view(corpus)
+        return self._sources(view.name, view.files)
+
+    def _sources(self, name: str, files: Sequence[CorpusFile]) -> list[Source]:
+        return [
+            Source(
+                format=file.format,
+                path=self._artifacts.path(file.sha256),
+                field=file.field or "text",
+                name=file.name or f"file {file.sha256[:12]} of corpus {name}",
+            )
+            for file in files
+        ]
 
     def all(self) -> list[CorpusView]:
         """Every corpus, newest first."""

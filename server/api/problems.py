@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from device_agent.contracts import Blame, FulcrumError
 from server import errors
 from server.api.views import Problem, ProblemItem
+from trainer.errors import TrainerError
 
 _LOG = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ def problem_of(error: FulcrumError) -> JSONResponse:
 def install(app: FastAPI) -> None:
     """Answer every error of the application with a problem."""
     app.add_exception_handler(FulcrumError, _on_ours)
+    app.add_exception_handler(TrainerError, _on_trainers)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(Exception, _on_bug)
@@ -81,6 +83,13 @@ async def _on_ours(_request: Request, error: Exception) -> JSONResponse:
     if not isinstance(error, FulcrumError):
         raise error
     return problem_of(error)
+
+
+async def _on_trainers(_request: Request, error: Exception) -> JSONResponse:
+    """The trainer knows nothing of who is to blame; what it refuses is the user's to mend."""
+    if not isinstance(error, TrainerError):
+        raise error
+    return _answer(HTTPStatus.UNPROCESSABLE_ENTITY, error.slug, error.message, error.advice)
 
 
 async def _on_invalid(request: Request, error: Exception) -> JSONResponse:

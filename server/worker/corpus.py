@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 from server.services import Services
 from trainer.data import Corpus, corpus_key, prepare
-from trainer.sources import Source
 
 
 def prepared(services: Services, corpus_id: str, vocab_size: int, progress: Callable[[str, int, int], None]) -> Corpus:
@@ -13,16 +12,7 @@ def prepared(services: Services, corpus_id: str, vocab_size: int, progress: Call
     Raises:
         TrainerError: the text cannot be read, or is too little.
     """
-    corpus = services.corpora.view(corpus_id)
-    sources = [
-        Source(
-            format=file.format,
-            path=services.artifacts.path(file.sha256),
-            field=file.field or "text",
-            name=file.name or f"file {file.sha256[:12]} of corpus {corpus.name}",
-        )
-        for file in corpus.files
-    ]
+    sources = services.corpora.sources(corpus_id)
     directory = services.settings.home / "corpora" / corpus_key(sources, vocab_size=vocab_size)
     directory.parent.mkdir(parents=True, exist_ok=True)
     return prepare(

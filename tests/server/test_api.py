@@ -3,6 +3,7 @@
 import hashlib
 from typing import Any
 
+import pytest
 from service_examples import (
     TurnedClock,
     ask,
@@ -240,6 +241,34 @@ def test_a_corpus_must_hold_text(client: TestClient) -> None:
     assert (
         "PUT /v1/artifacts" in assert_problem(client.post("/v1/corpora", json=missing), 422, "corpus-missing")["advice"]
     )
-    empty = {"name": "c", "files": [{"sha256": upload(client, b""), "format": "text"}]}
-    assert_problem(client.post("/v1/corpora", json=empty), 422, "corpus-empty")
+    for blank in (b"", b" \n\t\n"):
+        empty = {"name": "c", "files": [{"sha256": upload(client, blank), "format": "text"}]}
+        assert_problem(client.post("/v1/corpora", json=empty), 422, "corpus-empty")
     assert client.get("/v1/corpora").json() == []
+
+
+@pytest.mark.parametrize(
+    ("data", "wrong", "said"),
+    [
+        ("gr\u00fcn\n".encode("latin1"), {"format": "text"}, "not UTF-8"),
+        (b'{"body": "words"}\n', {"format": "jsonl"}, "'text' (there is: body)"),
+        (b"words\n", {"format": "jsonl"}, "not JSON"),
+        (b"PAR1 and nothing else", {"format": "parquet"}, "not a readable Parquet file"),
+    ],
+    ids=["encoding", "field", "json", "parquet"],
+)
+def test_a_corpus_that_cannot_be_read_is_refused_by_name(
+    client: TestClient, data: bytes, wrong: dict[str, str], said: str
+) -> None:
+    good = {"sha256": upload(client), "format": "text", "name": "good.txt"}
+    bad = {"sha256": upload(client, data), "name": "bad.file", **wrong}
+    problem = assert_problem(client.post("/v1/corpora", json={"name": "c", "files": [good, bad]}), 422, "bad-corpus")
+    assert "bad.file" in problem["detail"]
+    assert said in problem["detail"]
+    assert problem["advice"]
+    assert client.get("/v1/corpora").json() == []
+
+
+def test_a_blank_file_beside_text_does_no_harm(client: TestClient) -> None:
+    files = [{"sha256": upload(client, data), "format": "text"} for data in (b"\n", TEXT)]
+    assert client.post("/v1/corpora", json={"name": "c", "files": files}).status_code == 201
