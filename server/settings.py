@@ -26,6 +26,9 @@ class Settings(BaseSettings):
         default="",
         description="SQLAlchemy URL, e.g. postgresql://user:password@host/fulcrum; default is SQLite in the home",
     )
+    optuna_storage: str = Field(
+        default="", description="SQLAlchemy URL of an Optuna storage that gets a copy of every search's trials"
+    )
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65_535)
     token: SecretStr | None = Field(default=None, description="Bearer token that every request must carry")

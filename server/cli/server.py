@@ -19,12 +19,16 @@ def server(
     """Serve REST and the page, and run searches and training in a worker process beside.
 
     The database is brought up to date first. Bound to anything but loopback, a token must be set in FULCRUM_TOKEN.
+    With FULCRUM_OPTUNA_STORAGE set to an Optuna storage's URL, the trials of every search are copied there as well, so
+    that optuna-dashboard shows them.
 
     Examples:
 
         fulcrum server
 
         fulcrum server --database-url postgresql://fulcrum@localhost/fulcrum
+
+        FULCRUM_OPTUNA_STORAGE=sqlite:///trials.db fulcrum server
 
         FULCRUM_TOKEN=$(openssl rand -hex 32) fulcrum server --host 0.0.0.0
     """

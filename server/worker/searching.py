@@ -5,14 +5,20 @@ from collections.abc import Sequence
 from concurrent.futures import Executor, Future
 from pathlib import Path
 
+import optuna
+from sqlalchemy.exc import SQLAlchemyError
+
 from search.candidate import Quality
 from search.driver import run
+from search.errors import MirrorUnreachable
 from search.export import export_candidates
+from search.mirror import Mirror
 from search.ports import World
 from server.claims import ClaimedSearch
 from server.ledger import SearchLedger, SqlBlockCache
 from server.ports import PhoneBench
 from server.services import Services
+from server.settings import Settings
 from server.worker.corpus import prepared
 from server.worker.pool import make_pool
 from trainer.architecture import Architecture
@@ -43,7 +49,25 @@ def _run_on(executor: Executor, claimed: ClaimedSearch, services: Services, owne
         score=ProxyScore(executor, corpus.directory, effort.proxy_tokens, effort.proxy_sequence, spec.seed),
         executor=executor,
     )
-    run(spec, world)
+    run(spec, world, mirror_of(services.settings, claimed.id))
+
+
+def mirror_of(settings: Settings, search: str) -> Mirror | None:
+    """Where the search's trials are copied to, if the settings name an Optuna storage.
+
+    Raises:
+        MirrorUnreachable: it cannot be opened.
+    """
+    if not settings.optuna_storage:
+        return None
+    try:
+        storage = optuna.storages.get_storage(settings.optuna_storage)
+    except (SQLAlchemyError, ImportError, ValueError, RuntimeError) as error:
+        raise MirrorUnreachable(
+            f"the Optuna storage cannot be opened: {error}",
+            advice="Check FULCRUM_OPTUNA_STORAGE, or start the server without it.",
+        ) from error
+    return Mirror(storage, name=f"fulcrum-{search}")
 
 
 class ProxyScore:
