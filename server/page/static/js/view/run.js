@@ -12,14 +12,17 @@ import { ProfileFacts } from "./detail.js";
 
 /** @param {{stage: Stage}} props */
 function Figures({ stage }) {
+  // A finished stage may have figures from before alone: what it was compared with.
+  const over = stage.state === "succeeded";
   const names = [...new Set([...Object.keys(stage.before), ...Object.keys(stage.after)])];
   return html`<dl class="figures">
     ${names.map(
       (name) => html`<div key=${name}>
         <dt>${spaced(name)}</dt>
         <dd>
-          ${name in stage.before && html`<span>${fixed(stage.before[name], 3)}</span><span class="arrow" aria-label="to">→</span>`}
-          <b>${name in stage.after ? fixed(stage.after[name], 3) : "…"}</b>
+          ${name in stage.before && html`<span>${fixed(stage.before[name], 3)}</span>`}
+          ${name in stage.before && (name in stage.after || !over) && html`<span class="arrow" aria-label="to">→</span>`}
+          ${name in stage.after ? html`<b>${fixed(stage.after[name], 3)}</b>` : !over && html`<b>…</b>`}
         </dd>
       </div>`,
     )}
