@@ -75,6 +75,12 @@ class StaleLease(FulcrumError):
     blame, slug = Blame.INFRASTRUCTURE, "stale-lease"
 
 
+class WrongAnswer(Unacceptable):
+    """A result that belongs to another job than the one it was sent for."""
+
+    slug = "wrong-answer"
+
+
 class OwnershipLost(FulcrumError):
     """Another worker has taken this search or run over; the loser stops and writes nothing more."""
 

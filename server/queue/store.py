@@ -15,6 +15,7 @@ from server.clock import Clock, Ids, new_id, new_secret, utc_now
 from server.database import Database
 from server.errors import NotFound
 from server.queue import machine
+from server.queue.answers import require_answer
 from server.queue.machine import Job, JobState, Policy
 from server.queue.phones import hindrance, judge, usable
 from server.tables import JobRow, PhoneRow
@@ -120,6 +121,7 @@ class JobQueue:
         Raises:
             NotFound: no such job.
             StaleLease: the sender holds it no longer.
+            WrongAnswer: the result is not of this job; the lease stays, so that the holder can send a failure.
         """
         with self._database.write() as session:
             row = _row(session, job_id)
@@ -128,6 +130,7 @@ class JobQueue:
             job = machine.accept(before, result.epoch, result.secret, result.outcome, now, self._policy)
             if job == before:
                 return
+            require_answer(_WORK.validate_json(row.payload_json), row.serial, result.outcome)
             self._store(session, row, job, now)
             fault = result.outcome.fault if isinstance(result.outcome, Failure) else None
             judge(session, row.serial, fault, self._quarantine_after)

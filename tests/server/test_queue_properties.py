@@ -24,7 +24,7 @@ from device_agent.contracts import Blame, Failure, JobOutcome, Lease, LeaseHeart
 from server import migrate
 from server.api.views import PhoneRegistration
 from server.database import Database
-from server.errors import StaleLease
+from server.errors import StaleLease, WrongAnswer
 from server.fleet import Fleet
 from server.queue.machine import FINAL, JobState, Policy
 from server.queue.store import JobQueue
@@ -33,7 +33,8 @@ from server.tables import AgentRow, EventRow, JobRow, PhoneRow
 
 SERIALS = ("one", "two")
 POLICY = Policy(lease_seconds=10, attempts=3, pause_seconds=0)
-OUTCOMES = st.sampled_from([success("one"), success("one", ms=2), *(failure(blame) for blame in Blame)])
+RESULTS = [1.0, 2.0]  # milliseconds
+OUTCOMES = st.sampled_from([*RESULTS, *(failure(blame) for blame in Blame)])
 
 
 class QueueHistory(RuleBasedStateMachine):
@@ -105,7 +106,7 @@ class QueueHistory(RuleBasedStateMachine):
         return lease
 
     @rule(target=leases, outcome=OUTCOMES)
-    def work(self, outcome: JobOutcome) -> Lease | MultipleResults[Lease]:
+    def work(self, outcome: float | Failure) -> Lease | MultipleResults[Lease]:
         """An agent that does what it should."""
         lease = self.claim(SERIALS)
         if not isinstance(lease, Lease):
@@ -124,8 +125,20 @@ class QueueHistory(RuleBasedStateMachine):
         else:
             assert holds
 
+    @rule(lease=leases)
+    def answer_wrongly(self, lease: Lease) -> None:
+        """A result of another phone changes nothing, whoever sends it."""
+        before = self.queue.look(lease.job_id)
+        result = LeaseResult(epoch=lease.epoch, secret=lease.secret, outcome=success("another"))
+        with pytest.raises((StaleLease, WrongAnswer)):
+            self.queue.accept(lease.job_id, result)
+        assert self.queue.look(lease.job_id) == before
+
     @rule(lease=leases, outcome=OUTCOMES)
-    def answer(self, lease: Lease, outcome: JobOutcome) -> None:
+    def answer(self, lease: Lease, outcome: float | Failure) -> None:
+        self.take(lease, outcome if isinstance(outcome, Failure) else success(lease.serial, ms=outcome))
+
+    def take(self, lease: Lease, outcome: JobOutcome) -> None:
         before = self.queue.look(lease.job_id)
         result = LeaseResult(epoch=lease.epoch, secret=lease.secret, outcome=outcome)
         try:
