@@ -162,11 +162,13 @@ def test_winner_is_trained_and_talks_on_the_phone(house: House, spec: SearchSpec
 def test_bad_requests_say_what_to_do_and_leave_nothing(house: House, spec: SearchSpec) -> None:
     client = house.client
     before = len(client.searches())
+    client.register_phone("127.0.0.1:2", "Never seen")
     impossible = spec.model_copy(update={"budgets": Budgets(peak_memory_mb=0.001)})
     for bad, slug in (
         (impossible, "budget-out-of-reach"),
         (spec.model_copy(update={"corpus": "nothing"}), "unknown-corpus"),
         (spec.model_copy(update={"phones": ("127.0.0.1:1",)}), "unknown-phone"),
+        (spec.model_copy(update={"phones": ("127.0.0.1:2",)}), "phone-not-ready"),
     ):
         with pytest.raises(FulcrumError) as raised:
             client.submit_search(bad)
