@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from service_examples import report
 
 from device_agent.contracts import Blame, FulcrumError
 from search.spec import SearchSpec
@@ -123,6 +124,9 @@ def test_the_client_goes_the_whole_way(server: Process, tmp_path: Path) -> None:
         corpus = client.register_corpus("code", (CorpusFile(sha256=name, format="text"),))
         assert client.corpora() == [corpus]
         spec = SearchSpec(corpus=corpus.id, phones=("one",))
+        check_error(lambda: client.submit_search(spec, key="k"), "phone-not-ready")
+        agent = httpx2.put(f"{server.url}/v1/agents/bench", json=report("one").model_dump(mode="json"))
+        assert agent.is_success, agent.text
         search = client.submit_search(spec, key="k")
         assert client.submit_search(spec, key="k").id == search.id
         assert client.candidates(search.id) == []
@@ -134,7 +138,7 @@ def test_the_client_goes_the_whole_way(server: Process, tmp_path: Path) -> None:
         check_error(lambda: client.submit_search(SearchSpec(corpus="no", phones=("one",))), "unknown-corpus")
         check_error(lambda: client.run("no"), "not-found")
         client.remove_phone("one")
-        assert client.phones() == []
+        assert [(phone.serial, phone.registered) for phone in client.phones()] == [("one", False)]
 
 
 def check_error(call: Callable[[], object], slug: str) -> None:
