@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from device_agent.contracts import Protocol, Quantisation
+from device_agent.contracts import Protocol, Quantisation, Sha256
 
 Objective = Literal["quality", "decode", "memory"]
 OperatorName = Literal["conv", "attention"]
@@ -65,6 +65,9 @@ class SearchSpec(_Spec):
 
     name: str = Field(default="search", pattern=r"^[A-Za-z0-9 ._\-]{1,64}$")
     corpus: str = Field(description="Id of a corpus registered with the server")
+    tokenizer: Sha256 | None = Field(
+        default=None, description="An uploaded tokenizer.json; without it one is trained on the corpus"
+    )
     phones: tuple[str, ...] = Field(min_length=1, description="Serials of registered phones; budgets hold on each")
     budgets: Budgets = Budgets()
     objectives: tuple[Objective, ...] = Field(default=("quality", "decode", "memory"), min_length=1)

@@ -1,18 +1,20 @@
 """Corpora: lists of uploaded files to read text from."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from pydantic import TypeAdapter
 from sqlalchemy import select
 
-from device_agent.contracts import content_hash
+from device_agent.contracts import Sha256, content_hash
 from server.api.views import CorpusFile, CorpusSpec, CorpusView
 from server.artifacts import ArtifactStore
 from server.clock import Clock, utc_now
 from server.database import Database
-from server.errors import CorpusEmpty, CorpusMissing, NotFound
+from server.errors import CorpusEmpty, CorpusMissing, NotFound, TokenizerMissing
 from server.tables import CorpusRow
 from trainer.sources import Source
+from trainer.tokenizer import load_tokenizer, require_fit
 
 _FILES = TypeAdapter(tuple[CorpusFile, ...])
 
@@ -71,6 +73,23 @@ class Corpora:
         """
         view = self.view(corpus)
         return self._sources(view.name, view.files)
+
+    def tokenizer(self, sha256: Sha256 | None, vocab_size: int) -> Path | None:
+        """Where an uploaded tokenizer lies; None stands for one that is trained on the corpus.
+
+        Raises:
+            TokenizerMissing: it was never uploaded.
+            TrainerError: it cannot be read, or has more ids than `vocab_size`.
+        """
+        if sha256 is None:
+            return None
+        if not self._artifacts.has(sha256):
+            raise TokenizerMissing(
+                f"tokenizer {sha256} was not uploaded", advice=f"Upload its tokenizer.json: PUT /v1/artifacts/{sha256}."
+            )
+        path = self._artifacts.path(sha256)
+        require_fit(load_tokenizer(path), vocab_size)
+        return path
 
     def _sources(self, name: str, files: Sequence[CorpusFile]) -> list[Source]:
         return [

@@ -51,6 +51,12 @@ class CorpusMissing(Unacceptable):
     slug = "corpus-missing"
 
 
+class TokenizerMissing(Unacceptable):
+    """A search names a tokenizer that was never uploaded."""
+
+    slug = "tokenizer-missing"
+
+
 class CorpusEmpty(Unacceptable):
     """A corpus holds no bytes at all."""
 

@@ -15,6 +15,7 @@ from search.spec import SearchSpec
 from server import events, idempotency
 from server.api.views import CandidateView, Counts, SearchView
 from server.clock import Clock, Ids, new_id, utc_now
+from server.corpora import Corpora
 from server.database import Database
 from server.errors import BudgetOutOfReach, NotFound, PhoneNotReady, UnknownCorpus, UnknownPhone
 from server.queue.phones import hindrance
@@ -29,8 +30,11 @@ _OUTCOME: TypeAdapter[JobOutcome] = TypeAdapter(JobOutcome)
 class Searches:
     """Accepts, shows and cancels searches."""
 
-    def __init__(self, database: Database, queue: JobQueue, clock: Clock = utc_now, ids: Ids = new_id) -> None:
-        self._database, self._queue, self._clock, self._ids = database, queue, clock, ids
+    def __init__(
+        self, database: Database, queue: JobQueue, corpora: Corpora, clock: Clock = utc_now, ids: Ids = new_id
+    ) -> None:
+        self._database, self._queue, self._corpora = database, queue, corpora
+        self._clock, self._ids = clock, ids
 
     def submit(self, spec: SearchSpec, key: str | None = None) -> SearchView:
         """Queue a search; the same Idempotency-Key again gives the same search.
@@ -39,11 +43,13 @@ class Searches:
             BudgetOutOfReach: nothing in the space can keep a budget.
             UnknownCorpus, UnknownPhone: what the spec names is not registered.
             PhoneNotReady: one of the phones could not take work now.
+            TokenizerMissing, TrainerError: the tokenizer was never uploaded, cannot be read, or does not fit.
             KeyReused: the key came before with another spec.
         """
         impossible = cheapest_violation(spec)
         if impossible is not None:
             raise BudgetOutOfReach(impossible, advice="Raise the budget, or offer smaller widths and depths.")
+        self._corpora.tokenizer(spec.tokenizer, spec.vocab_size)
         with self._database.write() as session:
             known = idempotency.answered(session, _ROUTE, key, spec)
             if known is not None:

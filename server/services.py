@@ -43,14 +43,15 @@ class Services:
             clock=clock,
         )
         artifacts = ArtifactStore(database, settings, clock)
+        corpora = Corpora(database, artifacts, clock)
         return cls(
             settings=settings,
             database=database,
             queue=queue,
             fleet=Fleet(database, clock),
             artifacts=artifacts,
-            corpora=Corpora(database, artifacts, clock),
-            searches=Searches(database, queue, clock),
+            corpora=corpora,
+            searches=Searches(database, queue, corpora, clock),
             runbook=Runbook(database, queue, clock),
             claims=Claims(database, queue, clock=clock),
         )

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from trainer.errors import CorpusError, TokenizerError
+from trainer.errors import CorpusError
 from trainer.files import fresh_draft, fsync_directory, write_text
 from trainer.sources import Source, all_documents
-from trainer.tokenizer import end_of_text, load_tokenizer, token_bytes, train_tokenizer
+from trainer.tokenizer import end_of_text, load_tokenizer, require_fit, token_bytes, train_tokenizer
 
 Split = Literal["train", "held_out"]
 _LAYOUT = 1  # raise it when shards or their meaning change
@@ -81,10 +81,7 @@ def prepare(
     else:
         texts = (text for text in all_documents(sources) if _place(text, seed) > threshold)
         trained = train_tokenizer(texts, vocab_size)
-    if trained.get_vocab_size() > vocab_size:
-        raise TokenizerError(
-            f"the tokenizer has {trained.get_vocab_size()} ids, and the model {vocab_size}", advice="raise vocab_size"
-        )
+    require_fit(trained, vocab_size)
     draft = fresh_draft(directory)
     try:
         meta = _tokenise(sources, draft, trained, vocab_size, seed, threshold, report, characters)

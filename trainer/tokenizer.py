@@ -63,6 +63,14 @@ def load_tokenizer(path: Path) -> Tokenizer:
     return tokenizer
 
 
+def require_fit(tokenizer: Tokenizer, vocab_size: int) -> None:
+    """Raises TokenizerError when a model of `vocab_size` ids has no room for all of the tokenizer's."""
+    if tokenizer.get_vocab_size() > vocab_size:
+        raise TokenizerError(
+            f"the tokenizer has {tokenizer.get_vocab_size()} ids, and the model {vocab_size}", advice="raise vocab_size"
+        )
+
+
 def end_of_text(tokenizer: Tokenizer) -> int:
     """The id that separates documents.
 

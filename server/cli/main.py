@@ -16,7 +16,13 @@ _GROUPS = {
     "db": "Bring the database up to date.",
 }
 _COMMANDS = {"server": "server", "agent": "agent", "demo": "demo"}
-_EXTRAS = {"adb_shell": "agent", "cryptography": "agent", "torch": "search", "optuna": "search", "fastapi": "server"}
+_EXTRAS = {
+    "adb_shell": "agent",
+    "cryptography": "agent",
+    "executorch": "search",
+    "optuna": "search",
+    "torch": "trainer",
+}
 
 
 def application() -> typer.Typer:
@@ -44,7 +50,7 @@ def main() -> None:
         _say(error.message, error.advice)
         sys.exit(1)
     except ModuleNotFoundError as error:
-        extra = _EXTRAS.get((error.name or "").split(".")[0], "all")
+        extra = _EXTRAS.get((error.name or "").split(".")[0], "server")
         _say(f"This command needs {error.name}, which is not installed.", f"pip install 'fulcrum[{extra}]'")
         sys.exit(1)
 

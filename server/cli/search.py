@@ -25,6 +25,10 @@ def submit(
     ttft_ms: Annotated[float | None, typer.Option(help="Budget: milliseconds to the first token.")] = None,
     peak_memory_mb: Annotated[float | None, typer.Option(help="Budget: peak memory above the empty runner.")] = None,
     candidates: Annotated[int | None, typer.Option(help="How many architectures to try.")] = None,
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="A tokenizer.json; without it one is trained on the corpus."),
+    ] = None,
     name: Annotated[str | None, typer.Option(help="What people call it.")] = None,
     watch: Annotated[bool, typer.Option(help="Stay and show progress until it ends.")] = True,
     server: ServerOption = DEFAULT_SERVER,
@@ -38,8 +42,10 @@ def submit(
         fulcrum search submit spec.json --candidates 64 --no-watch
     """
     budgets = {"decode_ms": decode_ms, "ttft_ms": ttft_ms, "peak_memory_mb": peak_memory_mb}
-    given = {"corpus": corpus, "phones": phone or None, "name": name}
+    given: dict[str, Any] = {"corpus": corpus, "phones": phone or None, "name": name}
     with connect(server) as client:
+        if tokenizer is not None:
+            given["tokenizer"] = client.upload(tokenizer)
         view = client.submit_search(_spec(spec, given, budgets, candidates))
         typer.echo(f"Search {view.id} is {view.state}: {server}/#search={view.id}")
         if watch:
@@ -62,7 +68,10 @@ def _spec(
     try:
         body: dict[str, Any] = json.loads(path.read_text()) if path else {}
         if not isinstance(body, dict):
-            raise BadSpec(f"{path} does not hold a JSON object.", advice="See /docs of the server for its fields.")
+            raise BadSpec(
+                f"{path} does not hold a JSON object.",
+                advice="Its fields are in /openapi.json.",
+            )
         body |= {name: value for name, value in given.items() if value is not None}
         body["budgets"] = body.get("budgets", {}) | {k: v for k, v in budgets.items() if v is not None}
         if candidates is not None:

@@ -37,7 +37,7 @@ def run_search(claimed: ClaimedSearch, services: Services, owner: str) -> None:
 def _run_on(executor: Executor, claimed: ClaimedSearch, services: Services, owner: str) -> None:
     spec = claimed.spec
     ledger = SearchLedger(services.database, claimed.id, owner)
-    corpus = prepared(services, spec.corpus, spec.vocab_size, ledger.progress)
+    corpus = prepared(services, spec, ledger.progress)
     bench = PhoneBench(services.queue, ledger.cancelled, search=claimed.id, waiting=ledger.waiting)
     effort = spec.effort
     world = World(

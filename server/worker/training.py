@@ -57,7 +57,7 @@ class _Run:
         self._phone = claimed.spec.phone or self._search.phones[0]
 
     def run(self) -> None:
-        corpus = prepared(self._services, self._search.corpus, self._search.vocab_size, self._ledger.progress)
+        corpus = prepared(self._services, self._search, self._ledger.progress)
         tokens = corpus.tokenizer.encode(self._claimed.spec.prompt, add_special_tokens=False).ids
         prompt = tuple(int(token) for token in tokens)
         self._refuse_overflow(len(prompt))

@@ -16,12 +16,14 @@ from service_examples import (
     success,
 )
 from starlette.testclient import TestClient
+from tokenizers import Tokenizer
 
 from device_agent.contracts import Blame, PhoneState
 from search.candidate import Verdict
 from server.ledger import SearchLedger
 from server.runs import WorkState
 from server.services import Services
+from trainer.tokenizer import train_tokenizer
 
 TEXT = b"def f(x):\n    return x\n"
 
@@ -272,3 +274,22 @@ def test_a_corpus_that_cannot_be_read_is_refused_by_name(
 def test_a_blank_file_beside_text_does_no_harm(client: TestClient) -> None:
     files = [{"sha256": upload(client, data), "format": "text"} for data in (b"\n", TEXT)]
     assert client.post("/v1/corpora", json={"name": "c", "files": files}).status_code == 201
+
+
+def test_a_tokenizer_of_the_users_own(client: TestClient) -> None:
+    made = train_tokenizer([TEXT.decode()], 300)
+    there = upload(client, made.to_str().encode())
+    accepted = submit(client, tokenizer=there).json()["spec"]
+    assert accepted["tokenizer"] == there
+    before = client.get("/v1/searches").json()
+
+    def again(tokenizer: str) -> Any:
+        return client.post("/v1/searches", json=accepted | {"tokenizer": tokenizer})
+
+    assert_problem(again("0" * 64), 422, "tokenizer-missing")
+    assert_problem(again(upload(client, b"{}")), 422, "bad-tokenizer")
+    too_many = Tokenizer.from_str(made.to_str())
+    too_many.add_tokens([f"word{i}" for i in range(4000)])
+    refused = again(upload(client, too_many.to_str().encode()))
+    assert "raise vocab_size" in assert_problem(refused, 422, "bad-tokenizer")["advice"]
+    assert client.get("/v1/searches").json() == before
