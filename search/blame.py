@@ -31,6 +31,11 @@ def fault_of_candidate(error: Exception) -> Fault:
     if isinstance(error, (OSError, MemoryError, BrokenExecutor)):
         advice = "Look at free disk and memory on the server's host; the search carries on by itself."
         raise HostFault(f"{type(error).__name__}: {error}", advice=advice) from error
+    return defect(error)
+
+
+def defect(error: Exception) -> Fault:
+    """An error that nobody raised on purpose, as our own fault."""
     return Fault(
         blame=Blame.US,
         slug="internal",

@@ -30,6 +30,7 @@ from device_agent.contracts import (
 from device_agent.probe import probe
 from device_agent.runner.bundle import RunnerBundle
 
+_EAGER_SECONDS = 0.1
 _LOG = logging.getLogger(__name__)
 _CONNECT_SECONDS = 15.0
 
@@ -51,7 +52,10 @@ class Tools:
 
 
 class PhoneWorker:
-    """A thread for one phone. `poll_seconds` is how long it waits between questions for work."""
+    """A thread for one phone. `poll_seconds` is how long it waits between questions for work, at the longest.
+
+    After a job it asks again soon: in a search the next one often follows at once.
+    """
 
     def __init__(self, address: str, tools: Tools) -> None:
         self.address = address
@@ -60,6 +64,7 @@ class PhoneWorker:
         self._stop = threading.Event()
         self._keeper: LeaseKeeper | None = None
         self._failures = 0
+        self._unanswered = 0
         self._probe_at = 0.0
         self._sighting = Sighting(serial=address, state=PhoneState.UNPROVEN, probed_at=datetime.now(UTC))
         self._thread = threading.Thread(target=self._run, name=f"phone-{address}", daemon=True)
@@ -88,7 +93,7 @@ class PhoneWorker:
         while not self._stop.is_set():
             try:
                 self._turn()
-                pause = self.poll_seconds
+                pause = min(self.poll_seconds, _EAGER_SECONDS * 2**self._unanswered)
             except FulcrumError as error:
                 self._failures += 1
                 pause = min(30.0, self.poll_seconds * 2 ** min(self._failures, 5))
@@ -109,8 +114,10 @@ class PhoneWorker:
             lease = self._tools.client.lease(request)
             self._failures = 0
             if lease is None:
+                self._unanswered += 1
                 return
             self._work(lease)
+            self._unanswered = 0
 
     def _probe(self) -> None:
         before = self._sighting.state

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from device_agent.contracts import Blame, Fault, FulcrumError
+from search.blame import defect
 from search.errors import SearchCancelled
 from server.clock import new_id
 from server.errors import Cancelled, OwnershipLost
@@ -104,12 +105,7 @@ def _fault(error: Exception) -> Fault:
         return error.as_fault()
     if isinstance(error, TrainerError):
         return Fault(blame=Blame.USER, slug=error.slug, message=error.message, advice=error.advice)
-    return Fault(
-        blame=Blame.US,
-        slug="internal",
-        message=f"{type(error).__name__}: {error}",
-        advice="This is a defect of Fulcrum: please report it with the server's log.",
-    )
+    return defect(error)
 
 
 def serve(settings: Settings) -> None:
