@@ -1,5 +1,7 @@
 """How to measure, and what comes back: raw samples and the phone's condition."""
 
+from typing import Annotated
+
 from pydantic import AwareDatetime, Field
 
 from device_agent.contracts.base import Wire
@@ -15,10 +17,10 @@ class Protocol(Wire):
 
     prefill_tokens: int = Field(default=128, ge=1)
     decode_tokens: int = Field(default=32, ge=1)
-    warmup: int = Field(default=1, ge=0)
-    repetitions: int = Field(default=5, ge=1)
-    blocks: int = Field(default=3, ge=1)
-    threads: int = Field(default=1, ge=1)
+    warmup: int = Field(default=1, ge=0, le=1000)
+    repetitions: int = Field(default=5, ge=1, le=1000)
+    blocks: int = Field(default=3, ge=1, le=1000)
+    threads: int = Field(default=1, ge=1, le=256)
 
 
 class Condition(Wire):
@@ -41,8 +43,12 @@ class Block(Wire):
     """The raw samples of one process. Times are nanoseconds of the runner's own monotonic clock."""
 
     load_ns: int = Field(ge=0)
-    prefill_ns: tuple[int, ...] = Field(description="One per repetition: the whole prompt, to the first logits (TTFT)")
-    decode_ns: tuple[tuple[int, ...], ...] = Field(description="[repetition][token]")
+    prefill_ns: tuple[int, ...] = Field(
+        min_length=1, description="One per repetition: the whole prompt, to the first logits (TTFT)"
+    )
+    decode_ns: tuple[Annotated[tuple[int, ...], Field(min_length=1)], ...] = Field(
+        min_length=1, description="[repetition][token]"
+    )
     baseline_bytes: int = Field(ge=0, description="VmHWM before the Program was loaded")
     peak_bytes: int = Field(ge=0, description="VmHWM at the end")
 
@@ -66,7 +72,7 @@ class Measurement(Wire):
     protocol: Protocol
     before: Condition
     after: Condition
-    blocks: tuple[Block, ...]
+    blocks: tuple[Block, ...] = Field(min_length=1)
     memory: Block = Field(description="The memory pass: one block that nothing is timed in")
     transfer: Transfer
     run_seconds: float

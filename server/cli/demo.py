@@ -3,18 +3,25 @@
 import json
 import shutil
 import time
+from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from server.cli.options import DEFAULT_HOME
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from search.spec import Budgets, SearchSpec
     from server.api.views import RunView, SearchView
     from server.cli.household import Household
     from server.client import Client
+    from server.runs import RunSpec
+
+    SpecT = TypeVar("SpecT", SearchSpec, RunSpec)
+    ViewT = TypeVar("ViewT", SearchView, RunView)
 
 
 def demo(
@@ -126,13 +133,24 @@ def _spec(client: "Client", serial: str, budgets: "Budgets", candidates: int, to
     )
 
 
-def _search(client: "Client", url: str, spec: "SearchSpec") -> "SearchView":
+def _anew_if_failed(submit: "Callable[[SpecT, str], ViewT]", spec: "SpecT") -> "ViewT":
+    """The work of an earlier demo; where that failed or was cancelled, the same again."""
     from device_agent.contracts import content_hash
+    from server.runs import WorkState
+
+    for attempt in count():
+        view = submit(spec, f"demo-{content_hash(spec)[:32]}-{attempt}")
+        if view.state not in (WorkState.FAILED, WorkState.CANCELLED):
+            break
+    return view
+
+
+def _search(client: "Client", url: str, spec: "SearchSpec") -> "SearchView":
     from server.cli import show
     from server.cli.watch import follow_search
 
     show.console.rule("Search")
-    submitted = client.submit_search(spec, key=f"demo-{content_hash(spec)[:32]}")
+    submitted = _anew_if_failed(client.submit_search, spec)
     show.console.print(f"{url}/#search={submitted.id}")
     view = follow_search(client, submitted.id)
     show.candidates(client.candidates(view.id))
@@ -154,7 +172,7 @@ def _train(client: "Client", search: "SearchView", tokens: float) -> "RunView":
     show.console.rule("Training the winner")
     stages = tuple(StageRequest(name=s.kind, tokens=s.tokens) for s in default_stages(tokens))
     spec = RunSpec(search=search.id, name="demo", stages=stages)
-    view = follow_run(client, client.submit_run(spec, key=f"demo-{search.id}").id)
+    view = follow_run(client, _anew_if_failed(client.submit_run, spec).id)
     show.run(view)
     if view.fault:
         show.console.print(f"[red]The run failed:[/] {view.fault.message} {view.fault.advice}")
