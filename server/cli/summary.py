@@ -6,6 +6,7 @@ from typing import Any
 from rich.table import Table
 
 from search.candidate import Candidate
+from search.objectives import bounds, worst
 from server.api.views import CandidateView, RunView, SearchView
 from server.cli.show import console, glyphs
 from server.client import Client
@@ -42,6 +43,7 @@ def summarise(client: Client, search: SearchView, run: RunView, serial: str) -> 
         "shipped": {
             "program": run.program.model_dump(mode="json") if run.program else None,
             "measurements": {s: p.model_dump(mode="json") for s, p in run.profiles.items()},
+            "budgets": _kept(search, run),
             "prompt": run.spec.prompt,
             "text": run.text,
             "check": run.check.model_dump(mode="json") if run.check else None,
@@ -70,6 +72,15 @@ def _candidate(candidate: Candidate) -> dict[str, Any]:
 
 def _profiles(candidate: Candidate) -> dict[str, Any]:
     return {serial: profile.model_dump(mode="json") for serial, profile in candidate.profiles.items()}
+
+
+def _kept(search: SearchView, run: RunView) -> list[dict[str, Any]]:
+    """Whether the trained, monolithic Program still keeps what the composed, untrained one was chosen for."""
+    found = []
+    for name, bound in bounds(search.spec.budgets).items() if run.profiles else ():
+        value = worst(run.profiles, name)
+        found.append({"budget": name, "bound": bound, "value": value, "kept": value <= bound})
+    return found
 
 
 def _between(view: SearchView | RunView) -> float:
@@ -117,6 +128,14 @@ def show_summary(report: dict[str, Any]) -> None:
             f"({decode['value']:.2f} ms a token, 95 % interval {decode['low']:.2f} to {decode['high']:.2f}), "
             f"first token after {profile['ttft_ms']['value']:.1f} ms, "
             f"peak {profile['peak_memory_bytes'] / 1e6:.1f} MB",
+        )
+    if shipped["budgets"]:
+        table.add_row(
+            "budgets",
+            "; ".join(
+                f"{b['budget']} {b['value']:.3g} of {b['bound']:g} {'kept' if b['kept'] else 'BROKEN'}"
+                for b in shipped["budgets"]
+            ),
         )
     if check := shipped["check"]:
         table.add_row(

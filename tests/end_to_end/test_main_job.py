@@ -152,6 +152,7 @@ def test_winner_is_trained_and_talks_on_the_phone(house: House, spec: SearchSpec
 
     report = summarise(client, search, run, house.serial)
     assert {"winner", "front", "stages", "phone", "seconds"} <= report.keys()
+    assert [b["kept"] for b in report["shipped"]["budgets"]] == [True, True, True]
     assert report["phone"]["virtual"] is True
     assert report["winner"]["architecture"] == run.architecture.model_dump(mode="json")
     assert set(report["winner"]["measurements"]) == {house.serial}
