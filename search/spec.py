@@ -1,6 +1,6 @@
 """A SearchSpec: what a user asks for. Space, budgets, objectives, phones, effort."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -9,10 +9,17 @@ from device_agent.contracts import Protocol, Quantisation, Sha256
 Objective = Literal["quality", "decode", "memory"]
 OperatorName = Literal["conv", "attention"]
 Placement = Literal["early", "uniform", "late"]
+Width = Annotated[int, Field(ge=32, le=16_384, multiple_of=32)]
+Depth = Annotated[int, Field(ge=1, le=256)]
+Ratio = Annotated[float, Field(gt=0, le=32)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Heads = Annotated[int, Field(ge=1, le=512)]
+Kernel = Annotated[int, Field(ge=2, le=16)]
+Name = Annotated[str, Field(pattern=r"^[^\x00]{1,128}$")]
 
 
 class _Spec(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Budgets(_Spec):
@@ -29,25 +36,20 @@ class SearchSpace(_Spec):
     """What may vary: ordinals, each a list of choices in rising order."""
 
     operators: tuple[OperatorName, ...] = Field(default=("conv", "attention"), min_length=1)
-    width: tuple[int, ...] = Field(default=(128, 192, 256), min_length=1)
-    depth: tuple[int, ...] = Field(default=(4, 6, 8), min_length=1)
-    ffn_ratio: tuple[float, ...] = Field(default=(2.0, 3.0), min_length=1)
-    attention_share: tuple[float, ...] = Field(default=(0.0, 0.25, 0.5), min_length=1)
+    width: tuple[Width, ...] = Field(default=(128, 192, 256), min_length=1)
+    depth: tuple[Depth, ...] = Field(default=(4, 6, 8), min_length=1)
+    ffn_ratio: tuple[Ratio, ...] = Field(default=(2.0, 3.0), min_length=1)
+    attention_share: tuple[Share, ...] = Field(default=(0.0, 0.25, 0.5), min_length=1)
     placement: tuple[Placement, ...] = Field(default=("early", "uniform", "late"), min_length=1)
     head_dim: Literal[32, 64, 128] = 32
-    kv_heads: tuple[int, ...] = Field(default=(1, 2), min_length=1)
-    kernel: tuple[int, ...] = Field(default=(3,), min_length=1)
+    kv_heads: tuple[Heads, ...] = Field(default=(1, 2), min_length=1)
+    kernel: tuple[Kernel, ...] = Field(default=(3,), min_length=1)
 
     @model_validator(mode="after")
     def _shapes_are_possible(self) -> "SearchSpace":
         for width in self.width:
-            if width < self.head_dim or width % self.head_dim or width % 32:
-                raise ValueError(f"width {width} must be a positive multiple of head_dim ({self.head_dim}) and of 32")
-        for share in self.attention_share:
-            if not 0 <= share <= 1:
-                raise ValueError(f"attention_share {share} must lie between 0 and 1")
-        if min(self.depth) < 1 or min(self.ffn_ratio) <= 0 or min(self.kv_heads) < 1 or min(self.kernel) < 2:
-            raise ValueError("depth and kv_heads must be at least 1, ffn_ratio above 0, kernel at least 2")
+            if width % self.head_dim:
+                raise ValueError(f"width {width} must be a multiple of head_dim ({self.head_dim})")
         return self
 
 
@@ -55,20 +57,22 @@ class Effort(_Spec):
     """How much work goes into the search. The proxy training scores a candidate's quality."""
 
     candidates: int = Field(default=16, ge=1, le=100_000)
-    batch: int = Field(default=4, ge=1, description="Candidates proposed, exported, measured and scored together")
-    proxy_tokens: int = Field(default=80_000, ge=1_000)
-    proxy_sequence: int = Field(default=128, ge=16)
+    batch: int = Field(
+        default=4, ge=1, le=1024, description="Candidates proposed, exported, measured and scored together"
+    )
+    proxy_tokens: int = Field(default=80_000, ge=1_000, le=10**12)
+    proxy_sequence: int = Field(default=128, ge=16, le=65_536)
 
 
 class SearchSpec(_Spec):
     """The body of `POST /v1/searches`."""
 
     name: str = Field(default="search", pattern=r"^[A-Za-z0-9 ._\-]{1,64}$")
-    corpus: str = Field(description="Id of a corpus registered with the server")
+    corpus: Name = Field(description="Id of a corpus registered with the server")
     tokenizer: Sha256 | None = Field(
         default=None, description="An uploaded tokenizer.json; without it one is trained on the corpus"
     )
-    phones: tuple[str, ...] = Field(min_length=1, description="Serials of registered phones; budgets hold on each")
+    phones: tuple[Name, ...] = Field(min_length=1, description="Serials of registered phones; budgets hold on each")
     budgets: Budgets = Budgets()
     objectives: tuple[Objective, ...] = Field(default=("quality", "decode", "memory"), min_length=1)
     space: SearchSpace = SearchSpace()
@@ -76,9 +80,17 @@ class SearchSpec(_Spec):
     protocol: Protocol = Protocol()
     quantisation: Quantisation = Quantisation()
     vocab_size: int = Field(default=2048, ge=257, le=262_144, description="At least 256 bytes and the end of text")
-    context_length: int = Field(default=512, ge=32)
-    prefill_chunk: int = Field(default=128, ge=1)
-    seed: int = 0
+    context_length: int = Field(default=512, ge=32, le=131_072)
+    prefill_chunk: int = Field(default=128, ge=1, le=131_072)
+    seed: int = Field(default=0, ge=0, lt=2**63)
+
+    @model_validator(mode="after")
+    def _groups_divide(self) -> "SearchSpec":
+        group = self.quantisation.group_size
+        for width in self.space.width if self.quantisation.weight_bits == 4 else ():
+            if width % group:
+                raise ValueError(f"width {width} must be a multiple of the quantisation's group_size ({group})")
+        return self
 
     @model_validator(mode="after")
     def _protocol_fits(self) -> "SearchSpec":
@@ -87,4 +99,6 @@ class SearchSpec(_Spec):
             raise ValueError(f"the protocol needs {needed} positions, but context_length is {self.context_length}")
         if len(set(self.objectives)) != len(self.objectives):
             raise ValueError("an objective is named twice")
+        if len(set(self.phones)) != len(self.phones):
+            raise ValueError("a phone is named twice")
         return self

@@ -39,7 +39,7 @@ class StageRequest(_Value):
     """One lever to pull; a number left out takes the stage's default for the architecture at hand."""
 
     name: StageName
-    tokens: int | None = Field(default=None, ge=1, description="Tokens to train on")
+    tokens: int | None = Field(default=None, ge=1, le=10**15, description="Tokens to train on")
 
 
 def _all_stages() -> tuple[StageRequest, ...]:
@@ -49,13 +49,17 @@ def _all_stages() -> tuple[StageRequest, ...]:
 class RunSpec(_Value):
     """The body of `POST /v1/runs`: train one candidate of a search, on the search's corpus."""
 
-    search: str = Field(description="Id of a search")
-    candidate: int | None = Field(default=None, ge=0, description="Number of a candidate; None is the winner")
+    search: str = Field(pattern=r"^[^\x00]{1,128}$", description="Id of a search")
+    candidate: int | None = Field(default=None, ge=0, lt=2**31, description="Number of a candidate; None is the winner")
     name: str = Field(default="run", pattern=r"^[A-Za-z0-9 ._\-]{1,64}$")
     stages: tuple[StageRequest, ...] = Field(default_factory=_all_stages, min_length=1)
     prompt: str = Field(default="def __init__(self", min_length=1, max_length=10_000)
     new_tokens: int = Field(default=32, ge=1, le=4096)
-    phone: str | None = Field(default=None, description="Serial of a registered phone; None is the search's first")
+    phone: str | None = Field(
+        default=None,
+        pattern=r"^[^\x00]{1,128}$",
+        description="Serial of a registered phone; None is the search's first",
+    )
 
 
 class StageRecord(_Value):

@@ -40,7 +40,7 @@ class Quantisation(Wire):
     """
 
     weight_bits: Literal[4, 32] = 4
-    group_size: int = Field(default=32, ge=32)
+    group_size: int = Field(default=32, ge=32, le=16_384, multiple_of=32)
     activation_bits: Literal[8, 32] = 8
     embedding_bits: Literal[4, 32] = 4
 

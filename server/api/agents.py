@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Response
 
 from device_agent.contracts import AgentReport, Lease, LeaseHeartbeat, LeaseRequest, LeaseResult, LeaseState
-from server.api.deps import ServicesDep
+from server.api.deps import IdPath, ServicesDep
 from server.api.problems import RESPONSES
 from server.api.views import AgentGreeting
 
@@ -29,13 +29,13 @@ def lease_job(request: LeaseRequest, services: ServicesDep) -> Lease | Response:
 
 
 @router.post("/leases/{job_id}/heartbeat", operation_id="heartbeat")
-def heartbeat(job_id: str, beat: LeaseHeartbeat, services: ServicesDep) -> LeaseState:
+def heartbeat(job_id: IdPath, beat: LeaseHeartbeat, services: ServicesDep) -> LeaseState:
     """Keep a lease alive, and hear whether to stop."""
     return services.queue.heartbeat(job_id, beat)
 
 
 @router.post("/leases/{job_id}/result", operation_id="answer_job")
-def answer_job(job_id: str, result: LeaseResult, services: ServicesDep) -> LeaseState:
+def answer_job(job_id: IdPath, result: LeaseResult, services: ServicesDep) -> LeaseState:
     """Hand in an outcome; the same outcome again is taken as the same answer."""
     services.queue.accept(job_id, result)
     return LeaseState(cancelled=False, seconds=0)

@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter, Response, status
 
-from server.api.deps import ServicesDep
+from server.api.deps import IdPath, ServicesDep
 from server.api.problems import RESPONSES
 from server.api.views import CorpusSpec, CorpusView
 
@@ -25,6 +25,6 @@ def list_corpora(services: ServicesDep) -> list[CorpusView]:
 
 
 @router.get("/{corpus}", operation_id="get_corpus")
-def get_corpus(corpus: str, services: ServicesDep) -> CorpusView:
+def get_corpus(corpus: IdPath, services: ServicesDep) -> CorpusView:
     """One corpus."""
     return services.corpora.view(corpus)

@@ -37,9 +37,11 @@ async def stream_events(
     request: Request,
     services: ServicesDep,
     after: Annotated[
-        int | None, Query(ge=0, description="Send what follows this event; default is from now on")
+        int | None, Query(ge=0, lt=2**63, description="Send what follows this event; default is from now on")
     ] = None,
-    last_event_id: Annotated[int | None, Header(ge=0, description="As `after`; browsers send it on their own")] = None,
+    last_event_id: Annotated[
+        int | None, Header(ge=0, lt=2**63, description="As `after`; browsers send it on their own")
+    ] = None,
 ) -> AsyncIterator[ServerSentEvent]:
     """What changes, as it changes (server-sent events); an event's id is what `after` means."""
     seq = last_event_id if last_event_id is not None else after

@@ -1,13 +1,16 @@
 """Errors as RFC 9457 problem details: what happened, and what to do about it."""
 
+import json
 import logging
 from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.routing import compile_path
 
 from device_agent.contracts import Blame, FulcrumError
 from server import errors
@@ -34,18 +37,21 @@ _BY_BLAME = {
     Blame.US: HTTPStatus.INTERNAL_SERVER_ERROR,
 }
 _ADVICE = {
+    HTTPStatus.BAD_REQUEST: "Send the body as JSON in UTF-8, not too deeply nested.",
     HTTPStatus.NOT_FOUND: "See /openapi.json for the addresses that there are.",
     HTTPStatus.METHOD_NOT_ALLOWED: "See /openapi.json for the methods of this address.",
 }
 
+_CORRECT = "Correct what `errors` points to, and send it again."
 _NOT_JSON = "Send the body as JSON, with the header `Content-Type: application/json`."
 
 RESPONSES: dict[int | str, dict[str, Any]] = {
-    status: {"model": Problem, "content": {"application/problem+json": {}}} for status in (401, 403, 404, 409, 422)
+    status: {"model": Problem, "content": {"application/problem+json": {}}}
+    for status in (400, 401, 403, 404, 409, 413, 421, 422)
 }
 
 
-def problem_of(error: FulcrumError) -> JSONResponse:
+def problem_of(error: FulcrumError) -> Response:
     """An error raised on purpose, as an answer."""
     status = next((_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS), _BY_BLAME[error.blame])
     return _answer(status, error.slug, error.message, error.advice)
@@ -57,6 +63,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(TrainerError, _on_trainers)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(ClientDisconnect, _on_gone)
     app.add_exception_handler(Exception, _on_bug)
 
 
@@ -67,7 +74,7 @@ def _answer(
     advice: str,
     mistakes: tuple[ProblemItem, ...] = (),
     headers: dict[str, str] | None = None,
-) -> JSONResponse:
+) -> Response:
     body = Problem(
         type=f"/problems/{slug}",
         title=slug.replace("-", " ").capitalize(),
@@ -76,39 +83,41 @@ def _answer(
         advice=advice,
         errors=mistakes,
     )
-    return JSONResponse(body.model_dump(), status, headers=headers, media_type="application/problem+json")
+    plain = json.dumps(body.model_dump())  # in ASCII: what we quote may hold half a surrogate pair
+    return Response(plain, status, headers=headers, media_type="application/problem+json")
 
 
-async def _on_ours(_request: Request, error: Exception) -> JSONResponse:
+async def _on_ours(_request: Request, error: Exception) -> Response:
     if not isinstance(error, FulcrumError):
         raise error
     return problem_of(error)
 
 
-async def _on_trainers(_request: Request, error: Exception) -> JSONResponse:
+async def _on_trainers(_request: Request, error: Exception) -> Response:
     """The trainer knows nothing of who is to blame; what it refuses is the user's to mend."""
     if not isinstance(error, TrainerError):
         raise error
     return _answer(HTTPStatus.UNPROCESSABLE_ENTITY, error.slug, error.message, error.advice)
 
 
-async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
+async def _on_invalid(request: Request, error: Exception) -> Response:
     if not isinstance(error, RequestValidationError):
         raise error
-    mistakes = tuple(ProblemItem(pointer=_pointer(e["loc"]), detail=e["msg"]) for e in error.errors())
+    found = error.errors()
+    mistakes = tuple(ProblemItem(pointer=_pointer(e["loc"]), detail=e["msg"]) for e in found)
     first = mistakes[0]
     more = f" (and {len(mistakes) - 1} more)" if len(mistakes) > 1 else ""
     return _answer(
         HTTPStatus.UNPROCESSABLE_ENTITY,
         "invalid-request",
         f"{first.pointer}: {first.detail}{more}",
-        "Correct what `errors` points to, and send it again." if _says_json(request) else _NOT_JSON,
+        _NOT_JSON if found[0]["loc"] == ("body",) and not _says_json(request) else _CORRECT,
         mistakes,
     )
 
 
 def _says_json(request: Request) -> bool:
-    return request.method in ("GET", "HEAD", "DELETE") or "json" in request.headers.get("content-type", "")
+    return "json" in request.headers.get("content-type", "")
 
 
 def _pointer(location: tuple[int | str, ...]) -> str:
@@ -121,16 +130,33 @@ def _pointer(location: tuple[int | str, ...]) -> str:
     return "/" + "/".join(str(part).replace("~", "~0").replace("/", "~1") for part in rest)
 
 
-async def _on_http(_request: Request, error: Exception) -> JSONResponse:
+async def _on_http(request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise error
     status = HTTPStatus(error.status_code)
     slug = status.phrase.lower().replace(" ", "-")
-    headers = dict(error.headers) if error.headers else None
+    headers = dict(error.headers) if error.headers else {}
+    if status is HTTPStatus.METHOD_NOT_ALLOWED and (allowed := _methods(request)):
+        headers["Allow"] = ", ".join(allowed)
     return _answer(status, slug, str(error.detail), _ADVICE.get(status, ""), headers=headers)
 
 
-async def _on_bug(request: Request, error: Exception) -> JSONResponse:
+def _methods(request: Request) -> list[str]:
+    """All methods of an address (RFC 9110, section 15.5.6); the router names those of one route alone."""
+    here = (
+        operations
+        for template, operations in request.app.openapi()["paths"].items()
+        if compile_path(template)[0].match(request.url.path)
+    )
+    return sorted({method.upper() for operations in here for method in operations})
+
+
+async def _on_gone(_request: Request, _error: Exception) -> Response:
+    """Nobody is left to read this."""
+    return _answer(HTTPStatus.BAD_REQUEST, "broken-off", "the request broke off", "Send all of it again.")
+
+
+async def _on_bug(request: Request, error: Exception) -> Response:
     _LOG.error("%s %s failed", request.method, request.url.path, exc_info=error)
     advice = "This is a mistake of ours. The server's log has the details; please report them."
     return _answer(HTTPStatus.INTERNAL_SERVER_ERROR, "internal", "something went wrong inside the server", advice)

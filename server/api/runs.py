@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter, Response
 
-from server.api.deps import IdempotencyKey, ServicesDep
+from server.api.deps import IdempotencyKey, IdPath, ServicesDep
 from server.api.problems import RESPONSES
 from server.api.views import RunView
 from server.runs import RunSpec
@@ -26,12 +26,12 @@ def list_runs(services: ServicesDep) -> list[RunView]:
 
 
 @router.get("/{run}", operation_id="get_run")
-def get_run(run: str, services: ServicesDep) -> RunView:
+def get_run(run: IdPath, services: ServicesDep) -> RunView:
     """One run."""
     return services.runbook.view(run)
 
 
 @router.post("/{run}/cancel", operation_id="cancel_run")
-def cancel_run(run: str, services: ServicesDep) -> RunView:
+def cancel_run(run: IdPath, services: ServicesDep) -> RunView:
     """Ask a run to stop."""
     return services.runbook.cancel(run)

@@ -4,7 +4,7 @@ from fastapi import APIRouter, Response
 
 from device_agent.contracts import Measurement
 from search.spec import SearchSpec
-from server.api.deps import IdempotencyKey, ServicesDep
+from server.api.deps import IdempotencyKey, IdPath, NumberPath, ServicesDep
 from server.api.problems import RESPONSES
 from server.api.views import CandidateView, SearchView
 
@@ -29,24 +29,24 @@ def list_searches(services: ServicesDep) -> list[SearchView]:
 
 
 @router.get("/{search}", operation_id="get_search")
-def get_search(search: str, services: ServicesDep) -> SearchView:
+def get_search(search: IdPath, services: ServicesDep) -> SearchView:
     """One search."""
     return services.searches.view(search)
 
 
 @router.post("/{search}/cancel", operation_id="cancel_search")
-def cancel_search(search: str, services: ServicesDep) -> SearchView:
+def cancel_search(search: IdPath, services: ServicesDep) -> SearchView:
     """Ask a search to stop."""
     return services.searches.cancel(search)
 
 
 @router.get("/{search}/candidates", operation_id="list_candidates")
-def list_candidates(search: str, services: ServicesDep) -> list[CandidateView]:
+def list_candidates(search: IdPath, services: ServicesDep) -> list[CandidateView]:
     """The candidates by number; while the search runs, `on_front` means the front so far."""
     return services.searches.candidates(search)
 
 
 @router.get("/{search}/candidates/{number}/measurements", operation_id="list_measurements")
-def list_measurements(search: str, number: int, services: ServicesDep) -> list[Measurement]:
+def list_measurements(search: IdPath, number: NumberPath, services: ServicesDep) -> list[Measurement]:
     """The raw measurements of one candidate."""
     return services.searches.measurements(search, number)

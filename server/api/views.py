@@ -1,10 +1,11 @@
 """What the API shows: the bodies of its answers, and the requests that are no wire types of the agent."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, computed_field
 
 from device_agent.contracts import Fault, Generation, PhoneFacts, PhoneState, Profile, Program, Sha256
+from device_agent.contracts.base import MAX_TEXT
 from search.candidate import Candidate, Verdict
 from search.spec import SearchSpec
 from server.runs import Progress, RunSpec, StageRecord, TokenCheck, WorkState
@@ -23,7 +24,7 @@ class View(BaseModel):
 class Request(BaseModel):
     """A body sent to the API; a field that nobody declared is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", str_max_length=MAX_TEXT)
 
 
 class Health(View):
@@ -43,7 +44,7 @@ class PhoneRegistration(Request):
 
     serial: str = Field(pattern=r"^[A-Za-z0-9._:\-]{1,128}$")
     name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9 ._\-]{1,64}$")
-    tags: tuple[str, ...] = Field(default=(), max_length=32)
+    tags: tuple[Annotated[str, Field(max_length=64)], ...] = Field(default=(), max_length=32)
 
 
 class PhoneJob(View):

@@ -41,6 +41,65 @@ def test_a_budget_that_is_no_budget(client: TestClient) -> None:
     assert problem["errors"][0]["pointer"] == "/budgets/decode_ms"
 
 
+@pytest.mark.parametrize(
+    ("change", "pointer"),
+    [
+        ('"budgets": {"decode_ms": Infinity}', "/budgets/decode_ms"),
+        ('"budgets": {"peak_memory_mb": 1e999}', "/budgets/peak_memory_mb"),
+        ('"budgets": {"ttft_ms": "NaN"}', "/budgets/ttft_ms"),
+        ('"space": {"ffn_ratio": [NaN]}', "/space/ffn_ratio/0"),
+        ('"space": {"attention_share": [1.5]}', "/space/attention_share/0"),
+        ('"space": {"width": [48]}', "/space/width/0"),
+        ('"space": {"width": [64000000000000000000000000000000]}', "/space/width/0"),
+        ('"space": {"width": [96], "head_dim": 64}', "/space"),
+        ('"space": {"width": [96]}, "quantisation": {"group_size": 64}', "/"),
+        ('"space": {"depth": [1000000000]}', "/space/depth/0"),
+        ('"space": {"kernel": [17]}', "/space/kernel/0"),
+        ('"space": {"kv_heads": [0]}', "/space/kv_heads/0"),
+        ('"space": {"width": []}', "/space/width"),
+        ('"effort": {"batch": 1000000000}', "/effort/batch"),
+        ('"protocol": {"repetitions": 1000000000000}', "/protocol/repetitions"),
+        ('"context_length": 1000000000000000', "/context_length"),
+        ('"seed": -1', "/seed"),
+        ('"phones": ["one", "one"]', "/"),
+        ('"phones": ["\\u0000"]', "/phones/0"),
+        ('"phones": ["\\ud800"]', "/phones/0"),
+        ('"corpus": "\\ud800"', "/corpus"),
+        ('"\\ud800": 1', "/"),
+    ],
+)
+def test_a_spec_that_nothing_could_do(client: TestClient, change: str, pointer: str) -> None:
+    body = f'{{"corpus": "c", "phones": ["one"], {change}}}'
+    answer = client.post("/v1/searches", content=body, headers={"content-type": "application/json"})
+    problem = assert_problem(answer, 422, "invalid-request")
+    assert problem["errors"][0]["pointer"] == pointer
+    assert problem["advice"]
+    assert client.get("/v1/searches").json() == []
+
+
+@pytest.mark.parametrize("body", [b"\xff\xfe\x00", b"[" * 100_000])
+def test_a_body_that_cannot_be_parsed(client: TestClient, body: bytes) -> None:
+    answer = client.post("/v1/searches", content=body, headers={"content-type": "application/json"})
+    assert assert_problem(answer, 400, "bad-request")["advice"]
+
+
+def test_half_a_surrogate_pair(client: TestClient) -> None:
+    body = '{"serial": "one", "tags": ["\\ud800"]}'
+    answer = client.post("/v1/phones", content=body, headers={"content-type": "application/json"})
+    assert_problem(answer, 422, "invalid-request")
+    assert client.get("/v1/phones").json() == []
+
+
+def test_a_wrong_name_of_bytes_is_no_matter_of_json(client: TestClient) -> None:
+    problem = assert_problem(client.put("/v1/artifacts/A", content=b""), 422, "invalid-request")
+    assert "JSON" not in problem["advice"]
+
+
+def test_refused_methods_name_all_that_are_allowed(client: TestClient) -> None:
+    assert client.put("/v1/searches").headers["allow"] == "GET, POST"
+    assert client.patch("/v1/phones/one").headers["allow"] == "DELETE, GET"
+
+
 @pytest.mark.parametrize("body", ["{", "", "[]", "\x00", '{"corpus": NaN}'])
 def test_a_body_that_is_no_object(client: TestClient, body: str) -> None:
     answer = client.post("/v1/searches", content=body, headers={"content-type": "application/json"})
