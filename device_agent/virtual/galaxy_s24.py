@@ -12,6 +12,7 @@ _CLUSTERS = {  # policy: (its cores, lowest kHz, highest kHz)
     "policy7": ("7 8", 672_000, 2_900_000),
     "policy9": ("9", 672_000, 3_207_000),
 }
+_KERNEL = "6.1.43-android14-11"
 _PARTS = ["0xd80"] * 4 + ["0xd81"] * 5 + ["0xd82"]
 _FEATURES = (
     "fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm jscvt fcma lrcpc dcpop sha3 sm3 "
@@ -101,32 +102,64 @@ def _cpuinfo() -> str:
     return "\n".join(cores)
 
 
+_POWER_SUPPLY = {
+    "capacity": "100",
+    "current_now": "0",
+    "health": "Good",
+    "present": "1",
+    "status": "Full",
+    "technology": "Li-ion",
+    "temp": "309",
+    "type": "Battery",
+    "voltage_now": "4312000",
+}
+_THERMAL_ZONES = (("BIG", 39_600), ("MIDH", 38_900), ("MIDL", 38_700), ("LITTLE", 38_200), ("battery", 30_900))
+
+
+def _system() -> dict[str, str]:
+    """Files under /sys."""
+    cpu = "sys/devices/system/cpu"
+    content = {f"{cpu}/{name}": "0-9\n" for name in ("online", "possible", "present")}
+    for policy, (cores, low, high) in _CLUSTERS.items():
+        folder = f"{cpu}/cpufreq/{policy}"
+        content |= {
+            f"{folder}/affected_cpus": f"{cores}\n",
+            f"{folder}/related_cpus": f"{cores}\n",
+            f"{folder}/cpuinfo_min_freq": f"{low}\n",
+            f"{folder}/cpuinfo_max_freq": f"{high}\n",
+            f"{folder}/scaling_cur_freq": f"{high}\n",
+            f"{folder}/scaling_min_freq": f"{low}\n",
+            f"{folder}/scaling_max_freq": f"{high}\n",
+            f"{folder}/scaling_governor": "energy_aware\n",
+        }
+    content |= {f"sys/class/power_supply/battery/{name}": f"{value}\n" for name, value in _POWER_SUPPLY.items()}
+    for number, (kind, millidegrees) in enumerate(_THERMAL_ZONES):
+        zone = f"sys/class/thermal/thermal_zone{number}"
+        content |= {f"{zone}/type": f"{kind}\n", f"{zone}/temp": f"{millidegrees}\n"}
+    return content
+
+
+LINKS = {
+    f"sys/devices/system/cpu/cpu{core}/cpufreq": f"../cpufreq/{policy}"
+    for policy, (cores, _, _) in _CLUSTERS.items()
+    for core in cores.split()
+}
+
+
 def files(serial: str) -> dict[str, str]:
     """Path under the phone's directory to content, for all that is data."""
     properties = {**_PROPERTIES, "ro.serialno": serial, "ro.boot.serialno": serial}
-    content = {
+    return {
         "properties": "".join(f"[{name}]: [{value}]\n" for name, value in sorted(properties.items())),
         "dumpsys/battery": _BATTERY,
         "dumpsys/thermalservice": _THERMAL,
         "proc/meminfo": _MEMORY,
         "proc/cpuinfo": _cpuinfo(),
-        "proc/version": "Linux version 6.1.43-android14-11 (kleaf@build-host) #1 SMP PREEMPT\n",
+        "proc/version": f"Linux version {_KERNEL} (kleaf@build-host) #1 SMP PREEMPT\n",
         "settings/global/airplane_mode_on": "0\n",
         "settings/global/stay_on_while_plugged_in": "0\n",
-        "sys/devices/system/cpu/possible": "0-9\n",
-        "sys/devices/system/cpu/online": "0-9\n",
+        **_system(),
     }
-    for policy, (cores, low, high) in _CLUSTERS.items():
-        folder = f"sys/devices/system/cpu/cpufreq/{policy}"
-        content |= {
-            f"{folder}/related_cpus": f"{cores}\n",
-            f"{folder}/cpuinfo_min_freq": f"{low}\n",
-            f"{folder}/cpuinfo_max_freq": f"{high}\n",
-            f"{folder}/scaling_min_freq": f"{low}\n",
-            f"{folder}/scaling_max_freq": f"{high}\n",
-            f"{folder}/scaling_governor": "energy_aware\n",
-        }
-    return content
 
 
 SCRIPTS = {
@@ -154,4 +187,23 @@ case "$1" in
   *) echo "Invalid command: $1" >&2; exit 255 ;;
 esac
 """,
+    "uname": f"""#!/bin/sh
+options=${{*:-s}}
+case "$options" in *[!asnrvmo\\ -]*) echo "uname: Unknown option '$*'" >&2; exit 1 ;; esac
+words=
+has() {{ case "$options" in *["$1"a]*) words="$words $2" ;; esac; }}
+has s Linux; has n localhost; has r {_KERNEL}; has v '#1 SMP PREEMPT'; has m aarch64; has o Android
+echo "${{words# }}"
+""",
+    "nproc": f"#!/bin/sh\necho {len(_PARTS)}\n",
+    "hostname": "#!/bin/sh\necho localhost\n",
+    "id": """#!/bin/sh
+case "$*" in
+  "") echo 'uid=2000(shell) gid=2000(shell) groups=2000(shell),1007(log),3003(inet) context=u:r:shell:s0' ;;
+  -u | -g) echo 2000 ;;
+  -un | -gn) echo shell ;;
+  *) echo "id: Unknown option '$*'" >&2; exit 1 ;;
+esac
+""",
+    "whoami": "#!/bin/sh\necho shell\n",
 }

@@ -16,8 +16,7 @@ from device_agent.contracts import Blame, FulcrumError
 from device_agent.virtual import galaxy_s24
 
 _PREFIXES = (
-    "/data/local/tmp",
-    "/data/misc/adb",
+    "/data",
     "/proc/cpuinfo",
     "/proc/meminfo",
     "/proc/version",
@@ -27,7 +26,7 @@ _PREFIXES = (
     "/sys/devices/system/cpu",
     "/system/bin",
 )
-_REWRITTEN = re.compile(rf"(?<![\w./\-])(?={'|'.join(map(re.escape, _PREFIXES))})(?=[\w./\-]+)")
+_REWRITTEN = re.compile(rf"(?<![\w./\-])(?=(?:{'|'.join(map(re.escape, _PREFIXES))})(?![\w\-]))")
 _WRITABLE = ("data/local/tmp", "sdcard")
 _PLAIN = re.compile(r"[A-Za-z0-9_./+\-]+")
 
@@ -61,11 +60,15 @@ class PhoneRoot:
     def _fill(self) -> None:
         for folder in (*_WRITABLE, "data/misc/adb", "system/bin"):
             (self.directory / folder).mkdir(parents=True, exist_ok=True)
-        if not (self.directory / "properties").exists():
-            for name, content in galaxy_s24.files(serial=f"R5VIRT{token_hex(3).upper()}").items():
-                path = self.directory / name
+        for name, content in galaxy_s24.files(serial=f"R5VIRT{token_hex(3).upper()}").items():
+            path = self.directory / name
+            if not path.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(content)
+        for name, target in galaxy_s24.LINKS.items():
+            if not (self.directory / name).is_symlink():
+                (self.directory / name).parent.mkdir(parents=True, exist_ok=True)
+                (self.directory / name).symlink_to(target)
         for name, content in galaxy_s24.SCRIPTS.items():
             path = self.directory / "system/bin" / name
             path.write_text(content)
@@ -93,7 +96,7 @@ class PhoneRoot:
             PermissionError: it leaves the directory, or is to be written and is not where a phone lets a shell write.
         """
         place = Path(os.path.normpath(f"{self.directory}/{device_path}"))
-        parent = place.parent.resolve()
+        parent = self.directory if place == self.directory else place.parent.resolve()
         if not parent.is_relative_to(self.directory) or place.resolve().is_relative_to(self.directory) is False:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         if writing and not any(parent.is_relative_to(self.directory / folder) for folder in _WRITABLE):
@@ -102,7 +105,8 @@ class PhoneRoot:
 
     def rewrite(self, command: str) -> str:
         """A shell command with the known prefixes replaced by their place in the directory."""
-        return _REWRITTEN.sub(str(self.directory), command)
+        own = f"{self.directory}/"  # a path that the phone itself printed is this host's already
+        return _REWRITTEN.sub(lambda at: "" if command.startswith(own, at.start()) else str(self.directory), command)
 
     def environment(self) -> dict[str, str]:
         """The variables that a command sees."""

@@ -7,6 +7,7 @@ import stat
 import struct
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 from secrets import token_hex
 from typing import IO
 
@@ -113,21 +114,34 @@ class _Session:
             await self._refuse(f"couldn't create file: {error.strerror}")
             return
         scratch = place.with_name(f".{place.name[:100]}.{token_hex(4)}")
+        refuse = self._refuse  # until its data has come, the rest of it has to be passed over
         try:
             with scratch.open("xb") as file:
                 mtime = await self._take_data(file)
-            scratch.chmod(stat.S_IMODE(mode) & 0o777)
-            os.utime(scratch, (mtime, mtime))
+            refuse = self.fail
+            if stat.S_ISLNK(mode):
+                self._make_link(scratch, place)
+            else:
+                scratch.chmod(stat.S_IMODE(mode) & 0o777)
+                os.utime(scratch, (mtime, mtime))
             scratch.replace(place)
         except ConnectionError:
             raise
         except OSError as error:
             scratch.unlink(missing_ok=True)
-            await self._refuse(f"write failed: {error.strerror}")
+            await refuse(f"write failed: {error.strerror}")
         else:
             await self.stream.write(_PACKET.pack(b"OKAY", 0))
         finally:
             scratch.unlink(missing_ok=True)
+
+    def _make_link(self, scratch: Path, place: Path) -> None:
+        """A symbolic link, whose target came as its content; it may not leave the phone's directory."""
+        target = os.fsdecode(scratch.read_bytes().rstrip(b"\0"))
+        if not (place.parent / target).resolve().is_relative_to(self.root.directory):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        scratch.unlink()
+        scratch.symlink_to(target)
 
     async def _take_data(self, file: IO[bytes]) -> int:
         """Write what comes until DONE; the file's time."""

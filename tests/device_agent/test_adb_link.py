@@ -233,6 +233,26 @@ def test_a_daemon_killed_during_a_silent_command_is_noticed(tmp_path: Path, sess
             assert time.monotonic() - started < 10
 
 
+def test_what_a_killed_daemon_ran_is_gone_with_it(tmp_path: Path, session_key: Path) -> None:
+    command = [sys.executable, "-m", "device_agent.virtual", "--root", str(tmp_path / "phone"), "--accept-first-key"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as daemon:
+        assert daemon.stdout is not None
+        address = daemon.stdout.readline().strip()
+        with Link.connect(address, session_key) as link:
+
+            def run() -> None:
+                with pytest.raises(PhoneUnreachable):
+                    link.shell(["sh", "-c", f"echo $$ > {TMP}/pid; exec sleep 60"], 20)
+
+            thread = threading.Thread(target=run)
+            thread.start()
+            file = tmp_path / "phone/data/local/tmp/pid"
+            eventually(lambda: file.exists() and file.read_text() != "")
+            daemon.kill()
+            eventually(lambda: not Path(f"/proc/{file.read_text().strip()}").exists())
+            thread.join(20)
+
+
 def test_a_daemon_that_is_asked_to_stop_stops(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "device_agent.virtual", "--root", str(tmp_path / "phone")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as daemon:
@@ -362,5 +382,6 @@ def test_only_paths_that_begin_with_a_known_prefix_are_rewritten(tmp_path: Path)
     assert root.rewrite("cat /data/local/tmp/x '/sys/devices/system/cpu/online'") == (
         f"cat {at}/data/local/tmp/x '{at}/sys/devices/system/cpu/online'"
     )
+    assert root.rewrite("df /data; ls /database /data-x") == f"df {at}/data; ls /database /data-x"
     for untouched in (f"{at}/data/local/tmp/x", "cat /proc/self/status /proc/loadavg", "x/data/local/tmp"):
         assert root.rewrite(untouched) == untouched

@@ -33,6 +33,9 @@ class Adb:
             "TMPDIR": str(home),
         }
 
+    def start(self, *words: str) -> "subprocess.Popen[bytes]":
+        return subprocess.Popen([str(ADB), "-P", self._port, *words], env=self._environment, stdout=subprocess.PIPE)
+
     def __call__(self, *words: str, data: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
         return subprocess.run(
             [str(ADB), "-P", self._port, *words],
@@ -81,6 +84,46 @@ def test_it_says_that_it_is_a_galaxy_s24_and_virtual(connected: Adb) -> None:
     assert connected("shell", "cat /sys/devices/system/cpu/cpufreq/policy9/cpuinfo_max_freq").stdout == b"3207000\n"
 
 
+@pytest.mark.parametrize(
+    ("command", "answer"),
+    [
+        ("cat /sys/devices/system/cpu/cpu9/cpufreq/scaling_max_freq", "3207000"),
+        ("cat /sys/devices/system/cpu/cpu*/cpufreq/cpuinfo_max_freq | sort -u | wc -l", "4"),
+        ("cat /sys/devices/system/cpu/present", "0-9"),
+        ("cat /sys/class/power_supply/battery/capacity", "100"),
+        ("cat /sys/class/thermal/thermal_zone*/type | wc -l", "5"),
+        ("grep -c ^processor /proc/cpuinfo; nproc", "10\n10"),
+        ("uname -m; uname -sr; whoami; id -u", "aarch64\nLinux 6.1.43-android14-11\nshell\n2000"),
+        ("df /data | wc -l; ls /data", "2\nlocal\nmisc"),
+    ],
+)
+def test_its_files_and_tools_answer_like_an_s24s(connected: Adb, command: str, answer: str) -> None:
+    assert connected("shell", command).stdout.decode().strip() == answer
+
+
+def test_a_shell_reads_its_commands_from_standard_input(connected: Adb) -> None:
+    done = connected("shell", data=f"echo one > {TMP}/said\ncat {TMP}/said; exit 4".encode())
+    assert (done.returncode, done.stdout) == (4, b"one\n")
+
+
+def test_a_client_that_leaves_with_output_unread_blocks_nobody(connected: Adb) -> None:
+    with connected.start("shell", "echo $$; exec yes") as endless:
+        assert endless.stdout is not None
+        pid = int(endless.stdout.readline())
+        eventually(lambda: Path(f"/proc/{pid}/comm").read_text() == "yes\n")
+        endless.kill()
+    assert connected("shell", "echo alive").stdout == b"alive\n"
+    eventually(lambda: not Path(f"/proc/{pid}").exists())
+
+
+@pytest.mark.parametrize("words", [("reboot",), ("root",), ("tcpip", "5555"), ("reverse", "tcp:7", "tcp:8")])
+def test_what_it_does_not_offer_it_refuses(connected: Adb, words: tuple[str, ...]) -> None:
+    done = connected(*words)
+    assert done.returncode == 1
+    assert b"closed" in done.stderr
+    assert connected("get-state").stdout == b"device\n"
+
+
 def test_settings_persist(connected: Adb, adb_phone: VirtualPhone) -> None:
     connected("shell", "settings put global stay_on_while_plugged_in 3")
     assert connected("shell", "settings get global stay_on_while_plugged_in").stdout == b"3\n"
@@ -106,6 +149,18 @@ def test_folders_travel_too(connected: Adb, tmp_path: Path) -> None:
     assert (tmp_path / "back/sub/two").read_text() == "2"
     listed = connected("ls", f"{TMP}/tree").stdout.decode()
     assert {line.split()[-1] for line in listed.splitlines()} >= {"one", "sub"}
+
+
+def test_links_travel_as_links_and_do_not_lead_out(connected: Adb, adb_phone: VirtualPhone, tmp_path: Path) -> None:
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree/file").write_text("content")
+    (tmp_path / "tree/inside").symlink_to("file")
+    assert connected("push", str(tmp_path / "tree"), f"{TMP}/links").returncode == 0
+    assert (adb_phone.root.directory / "data/local/tmp/links/inside").readlink() == Path("file")
+    (tmp_path / "tree/outside").symlink_to("/etc/passwd")
+    assert connected("push", str(tmp_path / "tree"), f"{TMP}/links").returncode != 0
+    assert not (adb_phone.root.directory / "data/local/tmp/links/outside").is_symlink()
+    assert connected("ls", "/").stdout.split()[-1] == b"system"
 
 
 def test_push_beyond_the_writable_folders_is_refused_with_the_reason(connected: Adb, tmp_path: Path) -> None:
