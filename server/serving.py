@@ -19,10 +19,11 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._streams = app.state
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """A signal came."""
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002  # a signal handler's signature
+        """A signal came. uvicorn's own handler would raise it again after the shutdown, and so skip the caller's."""
         self._streams.closing.set()
-        super().handle_exit(sig, frame)
+        self.force_exit = self.should_exit
+        self.should_exit = True
 
 
 def serve(settings: Settings, log_level: str = "warning") -> None:

@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -21,6 +22,7 @@ from trainer.errors import Interrupted, TrainerError
 
 _IDLE_SECONDS = 0.5
 _RENEW_SECONDS = 4.0
+_GOODBYE_SECONDS = 4.0  # for a training to save its checkpoint
 _TRIES = 3  # at one search or run in a row, when the world fails and not the work
 
 log = logging.getLogger("fulcrum.worker")
@@ -53,6 +55,10 @@ class Worker:
         else:
             return False
         return True
+
+    def let_go(self) -> None:
+        """Give up what is held, so that the next worker takes it over at once."""
+        self._services.claims.release(self._owner)
 
     def _settle(self, name: str, work: Callable[[], None], finish: Finish) -> None:
         """Work, and record how it ended. A fault of the world leaves it open, for another try."""
@@ -97,7 +103,7 @@ class Worker:
         finally:
             over.set()
             thread.join()
-            self._services.claims.release(self._owner)
+            self.let_go()
 
 
 def _fault(error: Exception) -> Fault:
@@ -112,12 +118,15 @@ def serve(settings: Settings) -> None:
     """Work until the parent closes our standard input: a worker never outlives its server."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr)
     stop = threading.Event()
+    worker = Worker(Services.of(settings), stop)
 
     def watch() -> None:
         sys.stdin.buffer.read()
         stop.set()
         # A measurement or an export may take minutes; the tables know all that was reached.
-        threading.Timer(_RENEW_SECONDS, lambda: os._exit(0)).start()
+        time.sleep(_GOODBYE_SECONDS)
+        worker.let_go()
+        os._exit(0)
 
     threading.Thread(target=watch, name="parent", daemon=True).start()
-    Worker(Services.of(settings), stop).run()
+    worker.run()
