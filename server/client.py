@@ -142,16 +142,30 @@ class Client:
         return self._post(f"/v1/runs/{run}/cancel", RunView)
 
     def wait_for_search(
-        self, search: str, on_change: Callable[[SearchView], None] | None = None, patience: float = 60.0
+        self,
+        search: str,
+        on_change: Callable[[SearchView], None] | None = None,
+        meanwhile: Callable[[], None] | None = None,
+        patience: float = 60.0,
     ) -> SearchView:
-        """Follow a search to its end, through restarts of the server that take less than `patience` seconds."""
-        return _follow(lambda: self.search(search), on_change, patience)
+        """Follow a search to its end, through restarts of the server that take less than `patience` seconds.
+
+        `meanwhile` is called at every look; what it raises ends the following.
+        """
+        return _follow(lambda: self.search(search), on_change, meanwhile, patience)
 
     def wait_for_run(
-        self, run: str, on_change: Callable[[RunView], None] | None = None, patience: float = 60.0
+        self,
+        run: str,
+        on_change: Callable[[RunView], None] | None = None,
+        meanwhile: Callable[[], None] | None = None,
+        patience: float = 60.0,
     ) -> RunView:
-        """Follow a run to its end, through restarts of the server that take less than `patience` seconds."""
-        return _follow(lambda: self.run(run), on_change, patience)
+        """Follow a run to its end, through restarts of the server that take less than `patience` seconds.
+
+        `meanwhile` is called at every look; what it raises ends the following.
+        """
+        return _follow(lambda: self.run(run), on_change, meanwhile, patience)
 
     def _get(self, path: str, kind: type[Model]) -> Model:
         return kind.model_validate_json(self._send("GET", path).content)
@@ -201,10 +215,17 @@ def _chunks(path: Path) -> Iterator[bytes]:
             yield chunk
 
 
-def _follow(look: Callable[[], Watched], on_change: Callable[[Watched], None] | None, patience: float) -> Watched:
+def _follow(
+    look: Callable[[], Watched],
+    on_change: Callable[[Watched], None] | None,
+    meanwhile: Callable[[], None] | None,
+    patience: float,
+) -> Watched:
     last: Watched | None = None
     heard = time.monotonic()
     while True:
+        if meanwhile is not None:
+            meanwhile()
         try:
             now = look()
             heard = time.monotonic()

@@ -123,6 +123,12 @@ class DiskFull(FulcrumError):
     blame, slug = Blame.INFRASTRUCTURE, "disk-full"
 
 
+class DatabaseUnusable(FulcrumError):
+    """The database does not answer, or holds what this version does not know."""
+
+    blame, slug = Blame.INFRASTRUCTURE, "database-unusable"
+
+
 class InsecureSettings(FulcrumError):
     """The service would be open to the network without a token."""
 

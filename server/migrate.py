@@ -7,9 +7,12 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy import create_engine
+from sqlalchemy.exc import SQLAlchemyError
 
 import migrations
+from server.errors import DatabaseUnusable
 from server.tables import Base
 
 
@@ -21,10 +24,21 @@ def _config(url: str) -> Config:
 
 
 def upgrade(url: str) -> None:
-    """From wherever the database is (empty too) to head; safe to call at every start."""
+    """From wherever the database is (empty too) to head; safe to call at every start.
+
+    Raises:
+        DatabaseUnusable: nobody answers there, or its tables are none that this version knows.
+    """
     if url.startswith("sqlite:///"):
         Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-    command.upgrade(_config(url), "head")
+    try:
+        command.upgrade(_config(url), "head")
+    except (SQLAlchemyError, CommandError) as error:
+        reason = str(getattr(error, "orig", None) or error).splitlines()[0]
+        raise DatabaseUnusable(
+            f"the database cannot be used: {reason}",
+            advice="Check FULCRUM_DATABASE_URL and the database's log. No Fulcrum can use the tables of a newer one.",
+        ) from error
 
 
 def at_head(url: str) -> bool:

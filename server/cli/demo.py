@@ -1,7 +1,8 @@
 """`fulcrum demo`: the main job from a budget to a model that talks, by the same REST and commands that a user has."""
 
+import errno
 import json
-import shutil
+import os
 import time
 from itertools import count
 from pathlib import Path
@@ -33,7 +34,7 @@ def demo(
     decode_ms: Annotated[float, typer.Option(help="Budget: milliseconds per decoded token.")] = 1.0,
     ttft_ms: Annotated[float, typer.Option(help="Budget: milliseconds to the first token.")] = 30.0,
     peak_memory_mb: Annotated[float, typer.Option(help="Budget: peak memory, 10^6 bytes.")] = 10.0,
-    tokens: Annotated[float, typer.Option(min=0.001, help="Multiplies what every training reads.")] = 1.0,
+    tokens: Annotated[float, typer.Option(min=0.001, max=1000, help="Multiplies what every training reads.")] = 1.0,
 ) -> None:
     """Run the main job on embedded defaults: SQLite, and a virtual Galaxy S24 on this host.
 
@@ -52,17 +53,17 @@ def demo(
     from server.cli.summary import show_summary, summarise
     from server.client import Client
 
-    if fresh:
-        shutil.rmtree(home, ignore_errors=True)
+    if summary:
+        _writable(summary)
     budgets = Budgets(decode_ms=decode_ms, ttft_ms=ttft_ms, peak_memory_mb=peak_memory_mb)
     try:
-        with Household(home) as household:
+        with Household(home, fresh) as household:
             url, serial = _start(household, home)
             with Client(url) as client:
                 _register(household, client, serial)
                 spec = _spec(client, serial, budgets, candidates, tokens)
-                search = _search(client, url, spec)
-                run = _train(client, search, tokens)
+                search = _search(household, client, url, spec)
+                run = _train(household, client, search, tokens)
                 report = summarise(client, search, run, serial)
                 show.console.rule("Summary")
                 show_summary(report)
@@ -77,6 +78,14 @@ def demo(
     except KeyboardInterrupt:
         show.console.print("Stopped. The same command carries on from here.")
         raise typer.Exit(130) from None
+
+
+def _writable(file: Path) -> None:
+    """Find out now, not after the main job."""
+    directory = file.absolute().parent
+    directory.mkdir(parents=True, exist_ok=True)
+    if file.is_dir() or not os.access(directory, os.W_OK):
+        raise PermissionError(errno.EACCES, "cannot be written to", str(file))
 
 
 def _start(household: "Household", home: Path) -> tuple[str, str]:
@@ -145,17 +154,17 @@ def _anew_if_failed(submit: "Callable[[SpecT, str], ViewT]", spec: "SpecT") -> "
     return view
 
 
-def _search(client: "Client", url: str, spec: "SearchSpec") -> "SearchView":
+def _search(household: "Household", client: "Client", url: str, spec: "SearchSpec") -> "SearchView":
     from server.cli import show
     from server.cli.watch import follow_search
 
     show.console.rule("Search")
     submitted = _anew_if_failed(client.submit_search, spec)
     show.console.print(f"{url}/#search={submitted.id}")
-    view = follow_search(client, submitted.id)
+    view = follow_search(client, submitted.id, household.check)
     show.candidates(client.candidates(view.id))
     if view.fault:
-        show.console.print(f"[red]The search failed:[/] {view.fault.message} {view.fault.advice}")
+        show.fault("The search failed", view.fault)
     if view.verdict:
         show.verdict(view.verdict)
     if view.verdict is None or view.verdict.winner is None:
@@ -163,7 +172,7 @@ def _search(client: "Client", url: str, spec: "SearchSpec") -> "SearchView":
     return view
 
 
-def _train(client: "Client", search: "SearchView", tokens: float) -> "RunView":
+def _train(household: "Household", client: "Client", search: "SearchView", tokens: float) -> "RunView":
     from server.cli import show
     from server.cli.watch import follow_run
     from server.runs import RunSpec, StageRequest
@@ -172,9 +181,9 @@ def _train(client: "Client", search: "SearchView", tokens: float) -> "RunView":
     show.console.rule("Training the winner")
     stages = tuple(StageRequest(name=s.kind, tokens=s.tokens) for s in default_stages(tokens))
     spec = RunSpec(search=search.id, name="demo", stages=stages)
-    view = follow_run(client, _anew_if_failed(client.submit_run, spec).id)
+    view = follow_run(client, _anew_if_failed(client.submit_run, spec).id, household.check)
     show.run(view)
     if view.fault:
-        show.console.print(f"[red]The run failed:[/] {view.fault.message} {view.fault.advice}")
+        show.fault("The run failed", view.fault)
         raise typer.Exit(1)
     return view

@@ -1,7 +1,9 @@
 """The processes that the demo starts: a server, a virtual phone, an agent. Each is an ordinary `fulcrum` command."""
 
 import ctypes
+import fcntl
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,6 +18,13 @@ from device_agent.contracts import Blame, FulcrumError
 
 _PR_SET_PDEATHSIG = 1
 _GOODBYE_SECONDS = 15
+_LOCK, _PORTS = "demo.lock", "ports.json"
+
+
+class HomeTaken(FulcrumError):
+    """The directory is another demo's, or none of ours."""
+
+    blame, slug = Blame.USER, "home-taken"
 
 
 class HouseholdFailed(FulcrumError):
@@ -27,8 +36,28 @@ class HouseholdFailed(FulcrumError):
 class Household:
     """Starts processes, watches over them, and takes them down in reverse order."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, fresh: bool = False) -> None:
+        """Take `home` for this process alone; `fresh` empties it.
+
+        Raises:
+            HomeTaken: a demo runs there, or `fresh` would delete what no demo made.
+        """
         self._home = home
+        if fresh and home.exists() and any(home.iterdir()) and not any((home / f).exists() for f in (_LOCK, _PORTS)):
+            raise HomeTaken(f"{home} holds what no demo made; --fresh would delete it.", advice="Give another --home.")
+        home.mkdir(parents=True, exist_ok=True)
+        self._lock = (home / _LOCK).open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise HomeTaken(
+                f"A demo runs in {home} already.", advice="End it with Ctrl-C, or give this one another --home."
+            ) from None
+        for path in home.iterdir() if fresh else ():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.name != _LOCK:
+                path.unlink()
         self._running: list[tuple[str, subprocess.Popen[bytes], Path]] = []
         (home / "logs").mkdir(parents=True, exist_ok=True)
 
@@ -51,12 +80,12 @@ class Household:
         Raises:
             HouseholdFailed: the port of an earlier start is taken by someone else now.
         """
-        file = self._home / "ports.json"
+        file = self._home / _PORTS
         known: dict[str, int] = json.loads(file.read_text()) if file.exists() else {}
         if name in known and not _free(known[name]):
             raise HouseholdFailed(
                 f"Port {known[name]}, which the {name} of this demo used, is taken.",
-                advice="Is another demo running? End it, or start afresh with --fresh.",
+                advice=f"End what listens there, or delete {file}: the phone is then another, and measured anew.",
             )
         if name not in known:
             known[name] = preferred if _free(preferred) else _any_port()

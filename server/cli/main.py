@@ -5,7 +5,7 @@ from importlib import import_module
 
 import typer
 
-from device_agent.contracts import FulcrumError
+from server.cli.words import in_words
 
 _GROUPS = {
     "phone": "Register, list and remove phones; start a virtual one.",
@@ -16,13 +16,6 @@ _GROUPS = {
     "db": "Bring the database up to date.",
 }
 _COMMANDS = {"server": "server", "agent": "agent", "demo": "demo"}
-_EXTRAS = {
-    "adb_shell": "agent",
-    "cryptography": "agent",
-    "executorch": "search",
-    "optuna": "search",
-    "torch": "trainer",
-}
 
 
 def application() -> typer.Typer:
@@ -43,15 +36,11 @@ def application() -> typer.Typer:
 
 
 def main() -> None:
-    """Run the command; errors of ours end it with their advice, a missing extra with the line that installs it."""
+    """Run the command; an error ends it with words, never with a traceback."""
     try:
         application()()
-    except FulcrumError as error:
-        _say(error.message, error.advice)
-        sys.exit(1)
-    except ModuleNotFoundError as error:
-        extra = _EXTRAS.get((error.name or "").split(".")[0], "server")
-        _say(f"This command needs {error.name}, which is not installed.", f"pip install 'fulcrum[{extra}]'")
+    except Exception as error:
+        _say(*in_words(error))
         sys.exit(1)
 
 

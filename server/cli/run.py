@@ -53,13 +53,13 @@ def submit(
 
 def _watch(server: str, run: str) -> None:
     from server.cli import show
-    from server.cli.watch import follow_run
+    from server.cli.watch import follow_run, on_leaving
 
-    with connect(server) as client:
+    with connect(server) as client, on_leaving(f"The run goes on; see it again: fulcrum run watch {run}"):
         view = follow_run(client, run)
     show.run(view)
     if view.fault:
-        show.console.print(f"[red]The run failed:[/] {view.fault.message} {view.fault.advice}")
+        show.fault("The run failed", view.fault)
         raise typer.Exit(1)
 
 

@@ -61,40 +61,44 @@ def _spec(
 
     from device_agent.contracts import Blame, FulcrumError
     from search.spec import SearchSpec
+    from server.cli.words import mistakes
 
     class BadSpec(FulcrumError):
         blame, slug = Blame.USER, "malformed-spec"
 
     try:
-        body: dict[str, Any] = json.loads(path.read_text()) if path else {}
-        if not isinstance(body, dict):
-            raise BadSpec(
-                f"{path} does not hold a JSON object.",
-                advice="Its fields are in /openapi.json.",
-            )
-        body |= {name: value for name, value in given.items() if value is not None}
-        body["budgets"] = body.get("budgets", {}) | {k: v for k, v in budgets.items() if v is not None}
-        if candidates is not None:
-            body["effort"] = body.get("effort", {}) | {"candidates": candidates}
-        return SearchSpec.model_validate(body)
-    except (OSError, json.JSONDecodeError) as error:
+        body = json.loads(path.read_text()) if path else {}
+    except (OSError, ValueError, RecursionError) as error:
         raise BadSpec(f"{path} cannot be read: {error}", advice="Give a file that holds a JSON object.") from None
+    if not isinstance(body, dict):
+        raise BadSpec(
+            f"{path} does not hold a JSON object.",
+            advice="Its fields are those of SearchSpec in the server's /openapi.json.",
+        )
+    body |= {name: value for name, value in given.items() if value is not None}
+    for part, options in (("budgets", budgets), ("effort", {"candidates": candidates})):
+        said = {name: value for name, value in options.items() if value is not None}
+        if said and isinstance(body.setdefault(part, {}), dict):
+            body[part] |= said
+    try:
+        return SearchSpec.model_validate(body)
     except ValidationError as error:
-        wrong = "\n".join(f"  {'.'.join(map(str, e['loc'])) or 'spec'}: {e['msg']}" for e in error.errors())
-        raise BadSpec(f"The search is malformed:\n{wrong}", advice="See `fulcrum search submit --help`.") from None
+        raise BadSpec(
+            f"The search is malformed:\n{mistakes(error)}", advice="See `fulcrum search submit --help`."
+        ) from None
 
 
 def _watch(server: str, search: str) -> "SearchView":
     from server.cli import show
-    from server.cli.watch import follow_search
+    from server.cli.watch import follow_search, on_leaving
 
-    with connect(server) as client:
+    with connect(server) as client, on_leaving(f"The search goes on; see it again: fulcrum search watch {search}"):
         view = follow_search(client, search)
         show.candidates(client.candidates(search))
     if view.verdict:
         show.verdict(view.verdict)
     if view.fault:
-        show.console.print(f"[red]The search failed:[/] {view.fault.message} {view.fault.advice}")
+        show.fault("The search failed", view.fault)
         raise typer.Exit(1)
     return view
 

@@ -1,16 +1,23 @@
 """How searches, candidates, phones and runs look in a terminal."""
 
+import sys
 from collections.abc import Iterable, Sequence
+from typing import Literal
 
 from pydantic import BaseModel, TypeAdapter
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from device_agent.contracts import Fault
 from search.candidate import Candidate, Phase, Verdict
 from server.api.views import CandidateView, PhoneView, RunView, SearchView
 from trainer.architecture import Architecture
 
-console = Console()
+_NAMES = ("id", "serial", "search")  # to be copied into the next command
+_PIPED_WIDTH = 160  # where nobody looks, what matters is that ids stay whole
+
+console = Console(width=None if sys.stdout.isatty() else _PIPED_WIDTH)
 
 
 def as_json(value: BaseModel | Sequence[BaseModel]) -> None:
@@ -28,7 +35,9 @@ def glyphs(architecture: Architecture) -> str:
 def _table(title: str, *columns: str) -> Table:
     table = Table(title=title, title_justify="left", header_style="bold")
     for column in columns:
-        table.add_column(column.lstrip(">"), justify="right" if column.startswith(">") else "left")
+        name = column.lstrip(">")
+        justify: Literal["left", "right"] = "right" if column.startswith(">") else "left"
+        table.add_column(name, justify=justify, no_wrap=name in _NAMES)
     return table
 
 
@@ -40,8 +49,8 @@ def phones(views: Iterable[PhoneView]) -> None:
         notes = ["virtual: its milliseconds are this host's"] if view.virtual else []
         notes += [] if view.registered else ["not registered: fulcrum phone add " + view.serial]
         notes += [f"{view.fault.message} {view.fault.advice}"] if view.fault else []
-        known = (facts.model, facts.soc or "", facts.android or "") if facts else ("", "", "")
-        table.add_row(view.serial, view.name or "", view.state, *known, view.agent or "", "; ".join(notes))
+        known = [escape(said or "") for said in ((facts.model, facts.soc, facts.android) if facts else ("", "", ""))]
+        table.add_row(view.serial, view.name or "", view.state, *known, view.agent or "", escape("; ".join(notes)))
     console.print(table)
 
 
@@ -52,8 +61,17 @@ def searches(views: Iterable[SearchView]) -> None:
         winner = "" if view.verdict is None or view.verdict.winner is None else str(view.verdict.winner)
         counts = view.counts
         done = f"{counts.done + counts.failed} of {view.spec.effort.candidates}"
-        table.add_row(view.id, view.name, view.state, done, str(counts.feasible), winner, view.progress.message)
+        table.add_row(view.id, view.name, view.state, done, str(counts.feasible), winner, _said(view))
     console.print(table)
+
+
+def _said(view: SearchView | RunView) -> str:
+    return escape(view.fault.message if view.fault else view.progress.message)
+
+
+def fault(what: str, found: Fault) -> None:
+    """Why something failed, and what to do about it."""
+    console.print(f"[red]{what}:[/] {escape(found.message)} {escape(found.advice)}", soft_wrap=True)
 
 
 def _standing(view: CandidateView) -> str:
@@ -104,7 +122,7 @@ def _figures(candidate: Candidate) -> list[str]:
 
 def verdict(found: Verdict) -> None:
     """Who won, and why."""
-    console.print(found.why)
+    console.print(found.why, markup=False)
     table = _table("Budgets", "budget", ">bound", ">winner", ">kept with", ">best seen", ">excluded", "binds")
     for report in found.budgets:
         table.add_row(
@@ -124,7 +142,7 @@ def runs(views: Iterable[RunView]) -> None:
     """Every run in a line."""
     table = _table("Runs", "id", "name", "state", "search", ">candidate", "progress")
     for view in views:
-        table.add_row(view.id, view.name, view.state, view.spec.search, str(view.candidate), view.progress.message)
+        table.add_row(view.id, view.name, view.state, view.spec.search, str(view.candidate), _said(view))
     console.print(table)
 
 

@@ -1,8 +1,12 @@
 """Progress bars over searches and runs."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
+import typer
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from server.api.views import RunView, SearchView
@@ -32,22 +36,34 @@ class Bars:
         """A search moved."""
         done = view.counts.done + view.counts.failed
         text = f"{view.name}: {view.progress.message or view.state}"
-        self._progress.update(self._whole, description=text, completed=done, total=view.spec.effort.candidates)
+        self._progress.update(self._whole, description=escape(text), completed=done, total=view.spec.effort.candidates)
 
     def run(self, view: RunView) -> None:
         """A run moved."""
         progress = view.progress
         text = f"{view.name}: {progress.message or view.state}"
-        self._progress.update(self._whole, description=text, completed=progress.done, total=progress.total or None)
+        self._progress.update(
+            self._whole, description=escape(text), completed=progress.done, total=progress.total or None
+        )
 
 
-def follow_search(client: Client, search: str) -> SearchView:
-    """Show a search until it ends."""
+def follow_search(client: Client, search: str, meanwhile: Callable[[], None] | None = None) -> SearchView:
+    """Show a search until it ends, or until `meanwhile`, which is called all along, raises."""
     with Bars("search") as bars:
-        return client.wait_for_search(search, bars.search)
+        return client.wait_for_search(search, bars.search, meanwhile)
 
 
-def follow_run(client: Client, run: str) -> RunView:
-    """Show a run until it ends."""
+def follow_run(client: Client, run: str, meanwhile: Callable[[], None] | None = None) -> RunView:
+    """Show a run until it ends, or until `meanwhile`, which is called all along, raises."""
     with Bars("run") as bars:
-        return client.wait_for_run(run, bars.run)
+        return client.wait_for_run(run, bars.run, meanwhile)
+
+
+@contextmanager
+def on_leaving(farewell: str) -> Iterator[None]:
+    """Ctrl-C ends the watching alone; says so, and ends the command."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        console.print(farewell, markup=False, soft_wrap=True)
+        raise typer.Exit(130) from None

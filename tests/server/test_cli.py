@@ -1,0 +1,154 @@
+"""The command line as a user meets it: real processes; errors in words, with an exit code, and never a traceback."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from test_serving import DEADLINE, free_port
+
+from server.cli.household import HomeTaken, Household
+from server.client import Client
+
+COMMAND = [sys.executable, "-c", "from server.cli import main; main()"]
+TOKEN = "a-token-of-the-tests"
+
+
+def fulcrum(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    env = {name: value for name, value in os.environ.items() if not name.startswith("FULCRUM_")} | environment
+    return subprocess.run(
+        [*COMMAND, *arguments], capture_output=True, text=True, env=env, timeout=DEADLINE, check=False
+    )
+
+
+def refused(result: subprocess.CompletedProcess[str], *words: str) -> None:
+    """The command failed, said these words, gave advice, and showed no traceback."""
+    assert result.returncode == 1, result
+    assert "Traceback" not in result.stderr + result.stdout
+    for word in words:
+        assert word in result.stderr
+    assert len(result.stderr.strip().splitlines()) >= 2, "no advice"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server that asks for a token, without a worker; gives its address."""
+    port = free_port()
+    env = os.environ | {"FULCRUM_TOKEN": TOKEN}
+    home = str(tmp_path_factory.mktemp("home"))
+    command = [*COMMAND, "server", "--no-worker", "--home", home, "--port", str(port)]
+    with subprocess.Popen(command, env=env) as process:
+        deadline = time.monotonic() + DEADLINE
+        with Client(f"http://127.0.0.1:{port}") as client:
+            while not client.ready():
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+        yield f"http://127.0.0.1:{port}"
+        process.terminate()
+
+
+def test_nobody_answers() -> None:
+    refused(fulcrum("phone", "list", "--server", f"http://127.0.0.1:{free_port()}"), "no answer", "fulcrum server")
+    refused(fulcrum("phone", "list", "--server", "nonsense"), "nonsense")
+
+
+def test_tokens_are_asked_for(server: str) -> None:
+    refused(fulcrum("phone", "list", FULCRUM_SERVER=server), "token")
+    refused(fulcrum("phone", "list", FULCRUM_SERVER=server, FULCRUM_TOKEN="wrong"), "token")
+
+
+def test_a_fleet_by_hand(server: str) -> None:
+    environment = {"FULCRUM_SERVER": server, "FULCRUM_TOKEN": TOKEN}
+    serial = "a-long-serial-of-a-phone.example.org:5555"
+    assert fulcrum("phone", "add", serial, "--name", "S24", **environment).returncode == 0
+    table = fulcrum("phone", "list", **environment)
+    assert serial in table.stdout  # whole, though nobody said how wide the pipe is
+    listed = json.loads(fulcrum("phone", "list", "--json", **environment).stdout)
+    assert [phone["serial"] for phone in listed] == [serial]
+    assert json.loads(fulcrum("phone", "show", serial, **environment).stdout)["name"] == "S24"
+    assert fulcrum("phone", "remove", serial, **environment).returncode == 0
+    refused(fulcrum("phone", "show", serial, **environment), "no phone")
+    refused(fulcrum("search", "show", "nothing", **environment), "no search")
+    refused(fulcrum("run", "submit", "nothing", **environment), "no search")
+    refused(fulcrum("run", "cancel", "nothing", **environment), "no run")
+    assert json.loads(fulcrum("search", "list", "--json", **environment).stdout) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        (b"[1]", "JSON object"),
+        (b'{"budgets": 3}', "budgets"),
+        (b'{"budgets": {"ttft_ms": NaN}}', "ttft_ms"),
+        (b'{"space": {"operators": ["mamba"]}}', "space.operators.0"),
+        (b"{", "cannot be read"),
+        (b"\xff\xfe", "cannot be read"),
+    ],
+)
+def test_malformed_specs(tmp_path: Path, content: bytes, word: str) -> None:
+    spec = tmp_path / "spec.json"
+    spec.write_bytes(content)
+    refused(fulcrum("search", "submit", str(spec), "--decode-ms", "1", "--candidates", "2"), word)
+
+
+def test_what_cannot_be_is_said_in_words(tmp_path: Path) -> None:
+    taken = tmp_path / "file"
+    taken.write_text("not a directory")
+    inside = str(taken / "home")
+    refused(fulcrum("server", "--home", inside), inside)
+    refused(fulcrum("server", "--port", "99999", "--home", str(tmp_path)), "port")
+    refused(fulcrum("server", "--host", "0.0.0.0", "--home", str(tmp_path)), "token")
+    refused(fulcrum("db", "upgrade", "--home", str(tmp_path), FULCRUM_DATABASE_URL="foo://bar"), "foo")
+    nobody = f"postgresql://nobody@127.0.0.1:{free_port()}/fulcrum"
+    refused(fulcrum("db", "upgrade", "--home", str(tmp_path), FULCRUM_DATABASE_URL=nobody), "refused")
+    refused(fulcrum("demo", "--home", inside), inside)
+    refused(fulcrum("demo", "--home", str(tmp_path / "demo"), "--decode-ms", "-1"), "decode_ms")
+    refused(fulcrum("demo", "--home", str(tmp_path / "demo"), "--summary", str(tmp_path)), str(tmp_path))
+
+
+def test_one_demo_to_a_home(tmp_path: Path) -> None:
+    with Household(tmp_path / "demo"), pytest.raises(HomeTaken, match="already"):
+        Household(tmp_path / "demo", fresh=True)
+    (tmp_path / "demo" / "artifacts").mkdir()
+    with Household(tmp_path / "demo", fresh=True):
+        assert {path.name for path in (tmp_path / "demo").iterdir()} == {"demo.lock", "logs"}
+
+
+def test_a_fresh_demo_deletes_nothing_of_others(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(HomeTaken, match="no demo"):
+        Household(tmp_path, fresh=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_server_that_is_told_to_end_takes_its_worker_along(tmp_path: Path) -> None:
+    port = free_port()
+    with subprocess.Popen([*COMMAND, "server", "--home", str(tmp_path), "--port", str(port)]) as process:
+        with Client(f"http://127.0.0.1:{port}") as client:
+            deadline = time.monotonic() + DEADLINE
+            while not client.ready():
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+        worker = _child_of(process.pid)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(DEADLINE) == 0
+    assert not Path(f"/proc/{worker}").exists()
+
+
+def _child_of(pid: int) -> int:
+    children = [
+        int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
+    ]
+    assert len(children) == 1, children
+    return children[0]
+
+
+def test_a_pools_process_whose_parent_went_meanwhile_ends() -> None:
+    code = "from server.worker.pool import _begin; _begin(parent=1 << 30); print('still here')"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout) == (0, "")
