@@ -179,7 +179,6 @@ def _death(done: ShellResult) -> RunnerFailed:
         return RunnerFailed(
             f"The runner was killed on the phone, most likely for its memory. {tail}".strip(),
             slug="out-of-memory",
-            blame=Blame.PHONE,
             advice=_OUT_OF_MEMORY,
         )
     how = f"exit code {done.exit_code}"

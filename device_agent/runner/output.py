@@ -18,15 +18,17 @@ from device_agent.contracts import Blame, Block, Fault, FulcrumError, TokenStep
 
 
 class RunnerFailed(FulcrumError):
-    """The runner ended without its `done`, or said why it could not go on."""
+    """The runner ended without its `done`, or said why it could not go on.
+
+    It tells of the Program, never of the phone: one that is too large must not send a healthy phone into quarantine.
+    """
 
     blame = Blame.US
     slug = "runner-failed"
 
-    def __init__(self, message: str, *, slug: str = "runner-failed", blame: Blame = Blame.US, advice: str = "") -> None:
+    def __init__(self, message: str, *, slug: str = "runner-failed", advice: str = "") -> None:
         super().__init__(message, advice=advice)
         self.slug = slug
-        self.blame = blame
 
     def as_fault(self) -> Fault:
         """The error as a wire value, under the slug that the runner gave."""
@@ -52,8 +54,7 @@ def _events(lines: Iterable[str]) -> list[dict[str, Any]]:
     for event in events:
         if event["event"] == "error":
             slug = str(event.get("slug", "runner-failed"))
-            blame = Blame.PHONE if slug == "out-of-memory" else Blame.US
-            raise RunnerFailed(str(event.get("message", slug)), slug=slug, blame=blame, advice=_ADVICE.get(slug, ""))
+            raise RunnerFailed(str(event.get("message", slug)), slug=slug, advice=_ADVICE.get(slug, ""))
     if not events or events[-1]["event"] != "done":
         raise RunnerFailed("The runner ended before it was done.", slug="runner-crashed")
     return events
