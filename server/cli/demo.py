@@ -2,15 +2,17 @@
 
 import errno
 import json
+import math
 import os
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from server.cli.options import DEFAULT_HOME
+from server.cli.options import DEFAULT_HOME, connect
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,33 +53,42 @@ def demo(
     from server.cli import show
     from server.cli.household import Household
     from server.cli.summary import show_summary, summarise
-    from server.client import Client
 
     if summary:
         _writable(summary)
     budgets = Budgets(decode_ms=decode_ms, ttft_ms=ttft_ms, peak_memory_mb=peak_memory_mb)
     try:
-        with Household(home, fresh) as household:
+        with Household(home, fresh) as household, _announced():
             url, serial = _start(household, home)
-            with Client(url) as client:
+            with connect(url) as client:
                 _register(household, client, serial)
                 spec = _spec(client, serial, budgets, candidates, tokens)
                 search = _search(household, client, url, spec)
                 run = _train(household, client, search, tokens)
                 report = summarise(client, search, run, serial)
-                show.console.rule("Summary")
-                show_summary(report)
-                if summary:
-                    summary.write_text(json.dumps(report, indent=2))
-                    show.console.print(f"Written to {summary}.")
-                if not exit_:
-                    show.console.print(f"The page stays open at [bold]{url}[/]. Ctrl-C ends it.")
-                    while True:
-                        household.check()
-                        time.sleep(1)
+            show.console.rule("Summary")
+            show_summary(report)
+            if summary:
+                summary.write_text(json.dumps(report, indent=2))
+                show.console.print(f"Written to {summary}.")
+            if not exit_:
+                show.console.print(f"The page stays open at [bold]{url}[/]. Ctrl-C ends it.")
+                household.wait_until("The end", lambda: False, math.inf)
     except KeyboardInterrupt:
         show.console.print("Stopped. The same command carries on from here.")
         raise typer.Exit(130) from None
+
+
+@contextmanager
+def _announced() -> Iterator[None]:
+    """What runs gets seconds to save where it is; nobody should wonder why."""
+    from server.cli import show
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        show.console.print("Stopping...")
+        raise
 
 
 def _writable(file: Path) -> None:
@@ -92,7 +103,6 @@ def _start(household: "Household", home: Path) -> tuple[str, str]:
     """Start server, phone and agent; returns the server's address and the phone's serial."""
     from device_agent.runner.build import build
     from server.cli import show
-    from server.client import Client
 
     runner = build(home / "runner")
     show.console.print(f"Runner: {runner.label}")
@@ -102,7 +112,7 @@ def _start(household: "Household", home: Path) -> tuple[str, str]:
     household.start(
         "phone", "phone", "virtual", "--root", str(home / "phone"), "--port", str(phone_port), "--accept-first-key"
     )
-    with Client(url) as client:
+    with connect(url) as client:
         household.wait_until("The server's start", client.ready, 60)
     agent = ("agent", "--server", url, "--phone", serial, "--home", str(home / "agent"))
     household.start("agent", *agent, "--runner", str(home / "runner"))
