@@ -1,8 +1,8 @@
 """Checkpoints: directories that are there whole or not at all.
 
-One holds model.safetensors, architecture.json, where Lfm2 can express it a Hugging Face config.json, the tokenizer,
-and while training the optimiser's state. All randomness of training is a function of seed and step, so the step is
-all there is to save of it.
+One holds model.safetensors, architecture.json, where Lfm2 can express it a Hugging Face config.json, the tokenizer
+with its configuration, and while training the optimiser's state. All randomness of training is a function of seed and
+step, so the step is all there is to save of it.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from tokenizers import Tokenizer
 from trainer.architecture import Architecture
 from trainer.errors import CheckpointError, UnsupportedArchitecture
 from trainer.files import fresh_draft, fsync_directory, fsync_file, write_text
-from trainer.interop import load_weights, to_config, weights
+from trainer.interop import load_weights, to_config, tokenizer_config, weights
 from trainer.model import HybridLM
 from trainer.tokenizer import end_of_text
 
@@ -143,7 +143,9 @@ def _write(model: HybridLM, target: Path, tokenizer: Tokenizer, training: dict[s
             fsync_file(draft / _TRAINING)
         write_text(draft / _ARCHITECTURE, model.architecture.model_dump_json(indent=2))
         write_text(draft / _TOKENIZER, tokenizer.to_str())
-        _describe_for_hugging_face(model.architecture, draft, end_of_text(tokenizer))
+        end = end_of_text(tokenizer)
+        write_text(draft / "tokenizer_config.json", tokenizer_config(tokenizer.to_str(), end))
+        _describe_for_hugging_face(model.architecture, draft, end)
         fsync_directory(draft)
         if target.exists():
             shutil.rmtree(target)  # the same step, saved twice

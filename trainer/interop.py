@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -16,6 +18,18 @@ from trainer.errors import CheckpointError, UnsupportedArchitecture
 from trainer.model import HybridLM
 
 _LARGEST_CONTEXT = 128_000  # Lfm2's own default; the weights do not depend on it
+_DEFAULT_THETA = 1e6
+_DEFAULTS = {  # Lfm2Config's own, where an absent field has one; the sizes of a model are never guessed
+    "num_key_value_heads": 8,
+    "norm_eps": 1e-5,
+    "conv_bias": False,
+    "conv_L_cache": 3,
+    "block_multiple_of": 256,
+    "block_ffn_dim_multiplier": 1.0,
+    "block_auto_adjust_ff_dim": True,
+    "tie_word_embeddings": True,
+}
+_FIELDS = {"kernel": "conv_L_cache", "width": "hidden_size", "ffn_width": "intermediate_size"}
 
 
 def to_config(architecture: Architecture, *, end_of_text: int | None = None, dtype: str = "float32") -> dict[str, Any]:
@@ -64,31 +78,38 @@ def from_config(config: dict[str, Any]) -> Architecture:
         UnsupportedArchitecture: another model type, scaled rope, untied embeddings, biases.
         CheckpointError: a field is missing or impossible.
     """
+    config = _DEFAULTS | config
     _refuse_unknown(config)
     try:
-        depth, width = config["num_hidden_layers"], config["hidden_size"]
-        heads = config["num_attention_heads"]
-        attention = Attention(
-            heads=heads,
-            kv_heads=config["num_key_value_heads"],
-            head_dim=config.get("head_dim") or width // heads,
-        )
-        conv = ShortConv(kernel=config.get("conv_L_cache", 3))
-        kinds = config.get("layer_types") or _kinds_from_indices(config.get("full_attn_idxs"), depth)
+        depth, width, heads = config["num_hidden_layers"], config["hidden_size"], config["num_attention_heads"]
+        operators: dict[str, Any] = {
+            # Made only if a layer asks for it: what no layer uses may be impossible.
+            "conv": lambda: ShortConv(kernel=config["conv_L_cache"]),
+            "full_attention": lambda: Attention(
+                heads=heads, kv_heads=config["num_key_value_heads"], head_dim=config.get("head_dim") or width // heads
+            ),
+        }
         return Architecture(
             vocab_size=config["vocab_size"],
             width=width,
             ffn_width=_ffn_width(config),
-            blocks=tuple(conv if kind == "conv" else attention for kind in kinds[:depth]),
-            rope_theta=_rope(config).get("rope_theta", 1e6),
-            norm_eps=config.get("norm_eps", 1e-5),
+            blocks=tuple(operators[kind]() for kind in _kinds(config, depth)),
+            rope_theta=_rope(config).get("rope_theta", _DEFAULT_THETA),
+            norm_eps=config["norm_eps"],
         )
     except KeyError as missing:
         raise CheckpointError(
             f"config.json lacks {missing}", advice="use the config.json that belongs to the weights"
         ) from None
-    except ValueError as wrong:
-        raise CheckpointError(f"config.json describes an impossible model: {wrong}") from wrong
+    except ValidationError as wrong:
+        raise UnsupportedArchitecture(
+            f"config.json describes a model that ours cannot be: {'; '.join(map(_reason, wrong.errors()))}",
+            advice="only shapes that can be exported and quantised are loaded",
+        ) from None
+    except (TypeError, ValueError, ZeroDivisionError) as wrong:
+        raise CheckpointError(
+            f"config.json has a malformed field: {wrong}", advice="use the config.json that belongs to the weights"
+        ) from wrong
 
 
 def save_folder(model: HybridLM, folder: Path, *, tokenizer: str | None = None, end_of_text: int | None = None) -> None:
@@ -104,8 +125,18 @@ def save_folder(model: HybridLM, folder: Path, *, tokenizer: str | None = None, 
     save_file(weights(model), folder / "model.safetensors", metadata={"format": "pt"})
     if tokenizer is not None:
         (folder / "tokenizer.json").write_text(tokenizer, encoding="utf-8")
-        described = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-        (folder / "tokenizer_config.json").write_text(json.dumps(described, indent=2) + "\n")
+        (folder / "tokenizer_config.json").write_text(tokenizer_config(tokenizer, end_of_text))
+
+
+def tokenizer_config(tokenizer: str, end_of_text: int | None) -> str:
+    """The tokenizer_config.json beside a tokenizer.json of this text."""
+    special = {token["id"]: token["content"] for token in json.loads(tokenizer).get("added_tokens", [])}
+    described = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "clean_up_tokenization_spaces": False,
+        "eos_token": special.get(end_of_text),
+    }
+    return json.dumps(described, indent=2) + "\n"
 
 
 def load_folder(folder: Path) -> HybridLM:
@@ -120,8 +151,19 @@ def load_folder(folder: Path) -> HybridLM:
     except (OSError, ValueError) as wrong:
         raise CheckpointError(f"{folder}: config.json cannot be read: {wrong}") from wrong
     model = HybridLM(from_config(config))
-    load_weights(model, sorted(folder.glob("*.safetensors")))
+    load_weights(model, _weight_files(folder))
     return model
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """What transformers reads: one file, or those of an index; what else lies there is not the model's."""
+    whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if whole.exists() or not index.exists():
+        return [whole]
+    try:
+        return [folder / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+    except (OSError, ValueError, KeyError, AttributeError) as wrong:
+        raise CheckpointError(f"{index} cannot be read: {wrong}", advice="copy it again") from wrong
 
 
 def weights(model: HybridLM) -> dict[str, Tensor]:
@@ -154,6 +196,11 @@ def load_weights(model: HybridLM, files: list[Path]) -> None:
         ) from wrong
 
 
+def _reason(error: ErrorDetails) -> str:
+    field = str(error["loc"][-1]) if error["loc"] else ""
+    return f"{_FIELDS.get(field, field)}: {error['msg']}".removeprefix(": ")
+
+
 def _only(name: str, values: set[int], default: int) -> int:
     if len(values) > 1:
         raise UnsupportedArchitecture(
@@ -164,34 +211,54 @@ def _only(name: str, values: set[int], default: int) -> int:
 
 
 def _rope(config: dict[str, Any]) -> dict[str, Any]:
-    theta = config.get("rope_theta", config.get("theta", 1e6))
-    return {"rope_theta": theta, **(config.get("rope_parameters") or config.get("rope_scaling") or {})}
+    nested = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    kind = nested.get("rope_type", nested.get("type", "default"))  # `type` is the older spelling
+    return {"rope_theta": config.get("rope_theta", _DEFAULT_THETA), **nested, "rope_type": kind}
 
 
-def _kinds_from_indices(indices: list[int] | None, depth: int) -> list[str]:
-    attention = range(depth) if indices is None else indices  # transformers' own default is attention everywhere
-    return ["full_attention" if index in attention else "conv" for index in range(depth)]
+def _kinds(config: dict[str, Any], depth: int) -> list[str]:
+    kinds = config.get("layer_types")
+    if kinds is None:
+        indices = config.get("full_attn_idxs")
+        attention = range(depth) if indices is None else indices  # transformers' default is attention everywhere
+        return ["full_attention" if index in attention else "conv" for index in range(depth)]
+    if len(kinds) != depth:
+        raise CheckpointError(
+            f"layer_types names {len(kinds)} layers, and num_hidden_layers is {depth}",
+            advice="use the config.json that belongs to the weights",
+        )
+    if unknown := sorted(set(kinds) - {"conv", "full_attention"}):
+        raise UnsupportedArchitecture(
+            f"layer_types has {', '.join(map(repr, unknown))}", advice="only 'conv' and 'full_attention' are known"
+        )
+    return list(kinds)
 
 
 def _ffn_width(config: dict[str, Any]) -> int:
     """The effective width: Lfm2's field is a request that block_auto_adjust_ff_dim cuts to two thirds and rounds up."""
-    width = int(config.get("block_ff_dim", config["intermediate_size"]))
-    if not config.get("block_auto_adjust_ff_dim", True):
+    width = int(config["block_ff_dim"] if "block_ff_dim" in config else config["intermediate_size"])
+    if not config["block_auto_adjust_ff_dim"]:
         return width
     width = int(2 * width / 3)
-    multiplier = config.get("block_ffn_dim_multiplier", 1.0)
+    multiplier = config["block_ffn_dim_multiplier"]
     if multiplier is None:
         return width
-    multiple = int(config.get("block_multiple_of", 256))
+    multiple = int(config["block_multiple_of"])
     return multiple * -(-int(multiplier * width) // multiple)
 
 
 def _refuse_unknown(config: dict[str, Any]) -> None:
+    rope = _rope(config)
+    # transformers once read `theta` and now passes over it: what it means alone depends on who reads.
+    alone = "theta" in config and "rope_theta" not in {*config, *(config.get("rope_parameters") or {})}
     refusals = {
         f"model_type is {config.get('model_type')!r}, not 'lfm2'": config.get("model_type") != "lfm2",
-        "the convolutions have biases": config.get("conv_bias", False),
-        "embedding and head are not tied": not config.get("tie_embedding", config.get("tie_word_embeddings", True)),
-        f"rope is scaled ({_rope(config).get('rope_type')})": _rope(config).get("rope_type", "default") != "default",
+        "conv_bias is set: the convolutions have biases": config["conv_bias"],
+        "tie_word_embeddings is false: embedding and head are not tied": not config.get(
+            "tie_embedding", config["tie_word_embeddings"]
+        ),
+        f"rope_type is {rope['rope_type']!r}: rope is scaled": rope["rope_type"] != "default",
+        "theta is given without rope_theta": alone and config["theta"] != _DEFAULT_THETA,
     }
     for reason, holds in refusals.items():
         if holds:

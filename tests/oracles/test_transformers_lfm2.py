@@ -11,9 +11,11 @@ from transformers import AutoTokenizer, Lfm2Config, Lfm2ForCausalLM
 
 from trainer.architecture import LFM2_1_2B, LFM2_350M, Architecture, Attention, ShortConv
 from trainer.cache import Cache
+from trainer.checkpoint import seal
 from trainer.errors import CheckpointError, ContextOverflow, UnsupportedArchitecture
 from trainer.interop import from_config, load_folder, save_folder, to_config
 from trainer.model import HybridLM
+from trainer.tokenizer import end_of_text, train_tokenizer
 
 _BOUND = 1e-4  # fp32 logits of order 1
 
@@ -144,11 +146,44 @@ def test_what_lfm2_cannot_express_is_refused_by_name(
         ({"conv_bias": True}, "biases"),
         ({"tie_word_embeddings": False}, "not tied"),
         ({"rope_parameters": {"rope_type": "yarn", "factor": 8}}, "yarn"),
+        ({"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2.0}}, "linear"),
+        ({"rope_parameters": None, "theta": 777.0}, "theta"),
+        ({"conv_L_cache": 17}, "conv_L_cache: .* less than or equal to 16"),
+        ({"hidden_size": 48}, "hidden_size: .* multiple of 32"),
+        ({"layer_types": ["conv", "full_attention", "sliding_attention", "conv", "conv"]}, "sliding_attention"),
     ],
 )
 def test_foreign_configs_are_refused(change: dict[str, object], named: str) -> None:
     with pytest.raises(UnsupportedArchitecture, match=named):
         from_config(to_config(_architecture()) | change)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rope_parameters": None, "rope_theta": 500.0},
+        {"rope_parameters": {"rope_type": "default"}, "rope_theta": 500.0},
+        {"rope_parameters": None, "theta": 777.0, "rope_theta": 500.0},
+        {"intermediate_size": None, "block_ff_dim": 192},
+        {"layer_types": None, "full_attn_idxs": [0, 4]},
+        {"num_key_value_heads": None, "num_attention_heads": 8, "head_dim": 16},
+        {"layer_types": ["conv"] * 5, "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": None},
+        {"conv_L_cache": None, "norm_eps": None, "conv_bias": None, "tie_word_embeddings": None},
+        {"intermediate_size": 385, "block_auto_adjust_ff_dim": True, "block_multiple_of": 32},
+    ],
+    ids=lambda change: " ".join(change),
+)
+def test_what_transformers_saves_by_any_spelling_loads(change: dict[str, object], tmp_path: Path) -> None:
+    config = {name: value for name, value in (to_config(_architecture()) | change).items() if value is not None}
+    torch.manual_seed(0)
+    theirs = Lfm2ForCausalLM(Lfm2Config(**config, initializer_range=0.1)).eval()
+    theirs.save_pretrained(tmp_path, max_shard_size="100KB")
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "unrelated.safetensors").write_bytes(b"not the model's")
+    theirs = Lfm2ForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
+    tokens = _tokens(2, 40)
+    assert (load_folder(tmp_path)(tokens) - theirs(tokens, use_cache=False).logits).abs().max() < _BOUND
 
 
 def test_broken_folders_say_what_is_broken(tmp_path: Path) -> None:
@@ -192,8 +227,13 @@ def test_without_document_ids_packed_documents_do_leak() -> None:
 
 
 def test_the_tokenizer_beside_the_weights_loads(tmp_path: Path) -> None:
-    from tokenizers import Tokenizer, models
-
-    tokenizer = Tokenizer(models.BPE(vocab={"a": 0, "b": 1, "ab": 2}, merges=[("a", "b")]))
-    save_folder(HybridLM(_architecture()), tmp_path, tokenizer=tokenizer.to_str(), end_of_text=0)
-    assert AutoTokenizer.from_pretrained(tmp_path)("abb")["input_ids"] == [2, 1]
+    tokenizer = train_tokenizer(["Some words, naïve ones too.\n\tif x == 3:"] * 3, 300)
+    end = end_of_text(tokenizer)
+    model = HybridLM(_architecture())
+    save_folder(model, tmp_path / "saved", tokenizer=tokenizer.to_str(), end_of_text=end)
+    for folder in (tmp_path / "saved", seal(model, tmp_path, tokenizer).directory):
+        loaded = AutoTokenizer.from_pretrained(folder)
+        for text in ("naïve words", " two  spaces\n\n", "don 't , ! 😀 日本語", ""):
+            assert loaded(text)["input_ids"] == tokenizer.encode(text).ids
+            assert loaded.decode(loaded(text)["input_ids"]) == text
+        assert loaded.eos_token_id == end == Lfm2ForCausalLM.from_pretrained(folder).config.eos_token_id
