@@ -80,7 +80,12 @@ def _add_files(client: "Client", name: str, files: list[Path], field: str) -> "C
 
 @app.command("list")
 def list_(server: ServerOption = DEFAULT_SERVER, json: JsonOption = False) -> None:
-    """Every corpus, newest first."""
+    """Every corpus, newest first.
+
+    Example:
+
+        fulcrum corpus list
+    """
     from server.cli import show
 
     with connect(server) as client:

@@ -34,7 +34,12 @@ def add(
 
 @app.command("list")
 def list_(server: ServerOption = DEFAULT_SERVER, json: JsonOption = False) -> None:
-    """Every phone, registered or only seen by an agent."""
+    """Every phone, registered or only seen by an agent.
+
+    Example:
+
+        fulcrum phone list --json
+    """
     from server.cli import show
 
     with connect(server) as client:
@@ -44,7 +49,12 @@ def list_(server: ServerOption = DEFAULT_SERVER, json: JsonOption = False) -> No
 
 @app.command("show")
 def show_(serial: Serial, server: ServerOption = DEFAULT_SERVER) -> None:
-    """All that is known of one phone, as JSON."""
+    """All that is known of one phone, as JSON.
+
+    Example:
+
+        fulcrum phone show 127.0.0.1:5599
+    """
     from server.cli import show
 
     with connect(server) as client:
@@ -53,7 +63,12 @@ def show_(serial: Serial, server: ServerOption = DEFAULT_SERVER) -> None:
 
 @app.command()
 def remove(serial: Serial, server: ServerOption = DEFAULT_SERVER) -> None:
-    """Take a phone out of the fleet; what it measured stays."""
+    """Take a phone out of the fleet; what it measured stays.
+
+    Example:
+
+        fulcrum phone remove 127.0.0.1:5599
+    """
     with connect(server) as client:
         client.remove_phone(serial)
     typer.echo(f"{serial} is no longer in the fleet.")
@@ -61,7 +76,12 @@ def remove(serial: Serial, server: ServerOption = DEFAULT_SERVER) -> None:
 
 @app.command()
 def release(serial: Serial, server: ServerOption = DEFAULT_SERVER) -> None:
-    """End a phone's quarantine."""
+    """End a phone's quarantine.
+
+    Example:
+
+        fulcrum phone release 127.0.0.1:5599
+    """
     from server.cli import show
 
     with connect(server) as client:

@@ -65,13 +65,23 @@ def _watch(server: str, run: str) -> None:
 
 @app.command()
 def watch(run: Id, server: ServerOption = DEFAULT_SERVER) -> None:
-    """Show progress until the run ends, then what came of it."""
+    """Show progress until the run ends, then what came of it.
+
+    Example:
+
+        fulcrum run watch 9a1b...
+    """
     _watch(server, run)
 
 
 @app.command("list")
 def list_(server: ServerOption = DEFAULT_SERVER, json: JsonOption = False) -> None:
-    """Every run, newest first."""
+    """Every run, newest first.
+
+    Example:
+
+        fulcrum run list --json
+    """
     from server.cli import show
 
     with connect(server) as client:
@@ -81,7 +91,12 @@ def list_(server: ServerOption = DEFAULT_SERVER, json: JsonOption = False) -> No
 
 @app.command("show")
 def show_(run: Id, server: ServerOption = DEFAULT_SERVER, json: JsonOption = False) -> None:
-    """One run: its stages, its figures on the phone, and what it said."""
+    """One run: its stages, its figures on the phone, and what it said.
+
+    Example:
+
+        fulcrum run show 9a1b...
+    """
     from server.cli import show
 
     with connect(server) as client:
@@ -91,6 +106,11 @@ def show_(run: Id, server: ServerOption = DEFAULT_SERVER, json: JsonOption = Fal
 
 @app.command()
 def cancel(run: Id, server: ServerOption = DEFAULT_SERVER) -> None:
-    """Stop a run; its checkpoints stay."""
+    """Stop a run; its checkpoints stay.
+
+    Example:
+
+        fulcrum run cancel 9a1b...
+    """
     with connect(server) as client:
         typer.echo(f"Run {run} is {client.cancel_run(run).state}.")

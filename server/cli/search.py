@@ -105,13 +105,23 @@ def _watch(server: str, search: str) -> "SearchView":
 
 @app.command()
 def watch(search: Id, server: ServerOption = DEFAULT_SERVER) -> None:
-    """Show progress until the search ends, then its candidates and the verdict."""
+    """Show progress until the search ends, then its candidates and the verdict.
+
+    Example:
+
+        fulcrum search watch 5d0c...
+    """
     _watch(server, search)
 
 
 @app.command("list")
 def list_(server: ServerOption = DEFAULT_SERVER, json: JsonOption = False) -> None:
-    """Every search, newest first."""
+    """Every search, newest first.
+
+    Example:
+
+        fulcrum search list --json
+    """
     from server.cli import show
 
     with connect(server) as client:
@@ -121,7 +131,12 @@ def list_(server: ServerOption = DEFAULT_SERVER, json: JsonOption = False) -> No
 
 @app.command("show")
 def show_(search: Id, server: ServerOption = DEFAULT_SERVER, json: JsonOption = False) -> None:
-    """One search: its state, its candidates so far, and the verdict."""
+    """One search: its state, its candidates so far, and the verdict.
+
+    Example:
+
+        fulcrum search show 5d0c...
+    """
     from server.cli import show
 
     with connect(server) as client:
@@ -137,7 +152,12 @@ def show_(search: Id, server: ServerOption = DEFAULT_SERVER, json: JsonOption = 
 
 @app.command()
 def candidates(search: Id, server: ServerOption = DEFAULT_SERVER, json: JsonOption = False) -> None:
-    """A search's candidates, best quality first."""
+    """A search's candidates, best quality first.
+
+    Example:
+
+        fulcrum search candidates 5d0c... --json > candidates.json
+    """
     from server.cli import show
 
     with connect(server) as client:
@@ -147,6 +167,11 @@ def candidates(search: Id, server: ServerOption = DEFAULT_SERVER, json: JsonOpti
 
 @app.command()
 def cancel(search: Id, server: ServerOption = DEFAULT_SERVER) -> None:
-    """Stop a search; what it measured stays."""
+    """Stop a search; what it measured stays.
+
+    Example:
+
+        fulcrum search cancel 5d0c...
+    """
     with connect(server) as client:
         typer.echo(f"Search {search} is {client.cancel_search(search).state}.")

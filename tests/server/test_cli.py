@@ -9,10 +9,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
+import typer
 from test_serving import DEADLINE, free_port
 
 from server.cli.household import HomeTaken, Household
+from server.cli.main import application
 from server.client import Client
 
 COMMAND = [sys.executable, "-c", "from server.cli import main; main()"]
@@ -50,6 +53,23 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
                 time.sleep(0.05)
         yield f"http://127.0.0.1:{port}"
         process.terminate()
+
+
+def test_every_command_explains_itself_with_an_example() -> None:
+    def commands(group: click.Group, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+        for name, command in group.commands.items():
+            if isinstance(command, click.Group):
+                yield from commands(command, (*path, name))
+            else:
+                yield (*path, name), command
+
+    root = typer.main.get_command(application())
+    assert isinstance(root, click.Group)
+    found = dict(commands(root, ("fulcrum",)))
+    assert len(found) > 20
+    for path, command in found.items():
+        assert " ".join(path) in (command.help or ""), f"{path} has no example"
+        assert all(parameter.help for parameter in command.params if isinstance(parameter, click.Option)), path
 
 
 def test_nobody_answers() -> None:
