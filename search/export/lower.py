@@ -27,7 +27,7 @@ def lower(
 
     Args:
         module: takes (example [1, S, ...], position if `takes_position`, *states).
-        example: an input of any length from 2 to `chunk`.
+        example: an input of any length from 2 to `chunk`; of 1 where `chunk` is 1.
         chunk: the longest S.
         takes_position: whether int64 [1] follows the input.
         states: what is carried from call to call.

@@ -62,9 +62,13 @@ class _Piece(Wire, ABC):
         """Whether the position of the first row is an input."""
         return False
 
+    @property
+    def _example_length(self) -> int:
+        return min(self.chunk, max(2, self.chunk // 2))
+
     def example(self) -> Tensor:
-        """An input of a length that no rule singles out."""
-        return torch.zeros(1, max(2, self.chunk // 2), self.width)
+        """An input of a length that no rule singles out, where there is more than one."""
+        return torch.zeros(1, self._example_length, self.width)
 
 
 class EmbeddingPiece(_Piece):
@@ -83,7 +87,7 @@ class EmbeddingPiece(_Piece):
 
     @override
     def example(self) -> Tensor:
-        return torch.zeros(1, max(2, self.chunk // 2), dtype=torch.int64)
+        return torch.zeros(1, self._example_length, dtype=torch.int64)
 
 
 class ConvPiece(_Piece):
