@@ -28,7 +28,11 @@ class Quality(BaseModel):
 
 
 class Candidate(BaseModel):
-    """One row of the ledger, written after every step; `number` is its trial's number in the study."""
+    """One row of the ledger, written after every step; `number` is its trial's number in the study.
+
+    `profiles`, `values` and `violations` are of the first measurement, and stay so. The race of the finalists adds
+    `confirmed`, or `confirm_fault`, and changes nothing else that the study knows.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -45,16 +49,34 @@ class Candidate(BaseModel):
         default_factory=dict, description="Budget to relative excess on the worst phone; above 0 breaks it"
     )
     fault: Fault | None = None
-    seconds: dict[str, float] = Field(default_factory=dict, description="By part: build, export, push, run, score")
+    confirmed: dict[str, Profile] = Field(
+        default_factory=dict, description="A finalist's second measurement, by phone serial"
+    )
+    confirm_fault: Fault | None = Field(
+        default=None, description="Why a finalist lost: it failed when it was measured again"
+    )
+    seconds: dict[str, float] = Field(
+        default_factory=dict, description="By part: build, export, push, run, score, and confirm for a finalist"
+    )
 
     @property
     def feasible(self) -> bool:
-        """Done, and within every budget."""
+        """Done, and within every budget by its first measurement."""
         return self.phase is Phase.DONE and all(excess <= 0 for excess in self.violations.values())
+
+    @property
+    def finalist(self) -> bool:
+        """It was measured again on every phone, or failed on one."""
+        return self.confirm_fault is not None or bool(self.confirmed and self.confirmed.keys() >= self.profiles.keys())
+
+    @property
+    def judged(self) -> dict[str, Profile]:
+        """What a verdict goes by, by phone serial: the second measurement where there is one, else the first."""
+        return self.confirmed if self.finalist and self.confirm_fault is None else self.profiles
 
 
 class BudgetReport(BaseModel):
-    """How one budget bears on the outcome."""
+    """How one budget bears on the outcome, by the second measurement of those that were measured again."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -62,7 +84,7 @@ class BudgetReport(BaseModel):
     bound: float
     winner_value: float | None = Field(description="On the worst phone; None without a winner")
     keeps_probability: float | None = Field(description="Probability that the winner keeps the bound, over blocks")
-    best_value: float | None = Field(description="The lowest any candidate reached")
+    best_value: float | None = Field(description="The lowest any candidate reached, unless it failed later")
     excluded: int = Field(description="Candidates that break this budget")
     binding: bool = Field(description="Without this budget another candidate would win")
 
@@ -72,7 +94,9 @@ class Verdict(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    front: tuple[int, ...] = Field(description="Numbers of the feasible candidates that no feasible one dominates")
+    front: tuple[int, ...] = Field(
+        description="Numbers of the feasible candidates that no feasible one dominates, by their first measurements"
+    )
     winner: int | None
     budgets: tuple[BudgetReport, ...]
     why: str

@@ -3,17 +3,18 @@
 Batch after batch: propose, export, measure, score, tell. Every step writes its candidate to the ledger before the
 next begins, so a process may die at any line: the next one finds each candidate in the phase it reached and takes it
 up there. Phones are measured one after the other while nothing else runs, since the milliseconds of a virtual phone
-are this host's.
+are this host's. After the last batch the finalists are measured again in the same way, and the verdict follows.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from device_agent.contracts import Blame, Fault, FulcrumError, Profile, Program, canonical_json
+from device_agent.contracts import Blame, Fault, FulcrumError, Measurement, Profile, Program, Sha256, canonical_json
 from search.blame import fault_of_candidate
 from search.candidate import Candidate, Phase, Quality, Verdict
 from search.errors import SearchCancelled, SearchStalled
+from search.finalists import finalists
 from search.mirror import Mirror
 from search.objectives import known_values, pessimistic_values, violations
 from search.ports import Exported, World
@@ -55,6 +56,7 @@ class _Search:
             self._measure(numbers)
             self._score(numbers)
             self._tell(numbers)
+        self._race()
         verdict = decide(self._spec, self._rows.values())
         self._world.ledger.conclude(verdict)
         return verdict
@@ -110,17 +112,43 @@ class _Search:
         if candidate.phase is Phase.FAILED or phone in candidate.profiles or candidate.program is None:
             return
         self._step(f"measuring candidate {number} on {phone}")
-        program = Program.model_validate_json(self._world.store.get(candidate.program))
-        try:
-            measurement = self._world.measure(program, self._spec.protocol, phone, number)
-        except FulcrumError as error:
-            self._remember(_failed(candidate, fault_of_candidate(error)))
+        measurement = self._ask(phone, number, candidate.program, session=0)
+        if isinstance(measurement, Fault):
+            self._remember(_failed(candidate, measurement))
             return
         seconds = dict(candidate.seconds)
         for part, spent in (("push", measurement.transfer.seconds), ("run", measurement.run_seconds)):
             seconds[part] = seconds.get(part, 0.0) + spent
         profiles = candidate.profiles | {phone: Profile.of(measurement)}
         self._remember(candidate.model_copy(update={"profiles": profiles, "seconds": seconds}))
+
+    def _race(self) -> None:
+        """Measure the finalists again, all after the last batch: in another session than made them finalists."""
+        for number in finalists(self._spec, self._rows.values()):
+            for phone in self._spec.phones:
+                self._confirm_on(number, phone)
+
+    def _confirm_on(self, number: int, phone: str) -> None:
+        candidate = self._rows[number]
+        if candidate.confirm_fault is not None or phone in candidate.confirmed or candidate.program is None:
+            return
+        self._step(f"measuring finalist {number} again on {phone}")
+        measurement = self._ask(phone, number, candidate.program, session=1)
+        if isinstance(measurement, Fault):
+            self._remember(candidate.model_copy(update={"confirm_fault": measurement}))
+            return
+        spent = candidate.seconds.get("confirm", 0.0) + measurement.transfer.seconds + measurement.run_seconds
+        confirmed = candidate.confirmed | {phone: Profile.of(measurement)}
+        seconds = candidate.seconds | {"confirm": spent}
+        self._remember(candidate.model_copy(update={"confirmed": confirmed, "seconds": seconds}))
+
+    def _ask(self, phone: str, number: int, program: Sha256, session: int) -> Measurement | Fault:
+        """What a phone says of a Program, or the candidate's own fault. Raises the world's."""
+        stored = Program.model_validate_json(self._world.store.get(program))
+        try:
+            return self._world.measure(stored, self._spec.protocol, phone, number, session)
+        except FulcrumError as error:
+            return fault_of_candidate(error)
 
     def _score(self, numbers: range) -> None:
         batch = self._in_phase(numbers, Phase.MEASURED)

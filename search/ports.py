@@ -12,9 +12,12 @@ from trainer.architecture import Architecture
 
 
 class Measure(Port):
-    """Runs a Program on a phone and waits; idempotent by (program, protocol, phone, number)."""
+    """Runs a Program on a phone and waits; idempotent by (program, protocol, phone, number, session).
 
-    def __call__(self, program: Program, protocol: Protocol, phone: str, number: int) -> Measurement:
+    Session 0 is the search's own measurement, session 1 that of the finalists' race.
+    """
+
+    def __call__(self, program: Program, protocol: Protocol, phone: str, number: int, session: int = 0) -> Measurement:
         """Raises FulcrumError, whose blame says whether the candidate or the world failed."""
         ...
 

@@ -60,6 +60,9 @@ class Effort(_Spec):
     batch: int = Field(
         default=4, ge=1, le=1024, description="Candidates proposed, exported, measured and scored together"
     )
+    finalists: int = Field(
+        default=3, ge=0, le=16, description="Feasible candidates measured again before the verdict; 0 for none"
+    )
     proxy_tokens: int = Field(default=80_000, ge=1_000, le=10**12)
     proxy_sequence: int = Field(default=128, ge=16, le=65_536)
 

@@ -28,14 +28,27 @@ def winner_sentences(
     bits = f"{winner.quality.bits_per_byte:.3f} bits per byte" if winner.quality else "no score"
     if not bounded:
         return [f"Candidate {winner.number} wins with the best quality, {bits}, of {tried} tried; no budget was set."]
+    surest = "the surest of the finalists" if winner.finalist else "the surest"
     kept = _count(feasible, "candidate that keeps", "candidates that keep")
     if probability >= confident:
         return [f"Candidate {winner.number} wins with {bits}, of {kept} every budget, out of {tried} tried."]
     return [
-        f"Candidate {winner.number} wins with {bits}: of {kept} every budget, out of {tried} tried, it is the surest.",
+        f"Candidate {winner.number} wins with {bits}: of {kept} every budget, out of {tried} tried, it is {surest}.",
         f"Still, it keeps all of them with a probability of only {probability:.0%}: "
         f"measure it again with more blocks before you rely on it.",
     ]
+
+
+def race_sentence(finalists: Sequence[Candidate], keeping: int, winner: Candidate | None) -> str:
+    """What came of measuring the finalists again, `keeping` of whom still keep every budget."""
+    if not finalists:
+        return ""
+    kept = f"{keeping or 'none'} of {_count(len(finalists), 'finalist', 'finalists')}"
+    faults = [f"candidate {c.number} failed with {c.confirm_fault.slug}" for c in finalists if c.confirm_fault]
+    found = ", ".join([f"Measured again, {kept} {'keep' if keeping > 1 else 'keeps'} every budget", *faults])
+    if winner is None or winner.finalist:
+        return f"{found}."
+    return f"{found}; candidate {winner.number} was not measured again, so its first measurement alone speaks for it."
 
 
 def excluded_sentence(report: BudgetReport, other: Candidate | None) -> str:
@@ -45,15 +58,20 @@ def excluded_sentence(report: BudgetReport, other: Candidate | None) -> str:
     if other is None:
         return f"{name} does not bind: {used}."
     bits = f"{other.quality.bits_per_byte:.3f} bits per byte" if other.quality else "no score"
-    value = amount(report.budget, worst(other.profiles, report.budget))
+    value = amount(report.budget, worst(other.judged, report.budget))
     return f"{name} binds ({used}): without it candidate {other.number} would win, with {bits} at {value}."
 
 
-def nothing_feasible(done: int, reports: Sequence[BudgetReport], nearest: Candidate | None) -> str:
-    """Which budgets are missed and by how much, and what to do about it."""
-    if nearest is None:
+def nothing_feasible(
+    done: int, reports: Sequence[BudgetReport], nearest: tuple[Candidate, Mapping[str, float]] | None
+) -> str:
+    """Which budgets are missed and by how much, and what to do about it; `nearest` comes with its violations."""
+    if not done:
         return "There is no winner: no candidate was measured and scored."
     sentences = [f"There is no winner: none of {_count(done, 'candidate', 'candidates')} keeps every budget."]
+    if nearest is None:
+        return said(sentences)
+    candidate, violations = nearest
     unmet = [r for r in reports if r.best_value is not None and r.best_value > r.bound]
     for report in unmet:
         best, over = report.best_value or 0.0, (report.best_value or 0.0) / report.bound - 1
@@ -63,13 +81,13 @@ def nothing_feasible(done: int, reports: Sequence[BudgetReport], nearest: Candid
         )
     if not unmet:
         sentences.append("Each budget by itself is kept by some candidate, but not all together.")
-    broken = {name: excess for name, excess in nearest.violations.items() if excess > 0}
+    broken = {name: excess for name, excess in violations.items() if excess > 0}
     misses = ", ".join(
-        f"{_NAMES[name]} {amount(name, worst(nearest.profiles, name))} ({excess:.0%} over)"
+        f"{_NAMES[name]} {amount(name, worst(candidate.judged, name))} ({excess:.0%} over)"
         for name, excess in broken.items()
     )
-    sentences.append(f"Candidate {nearest.number} comes nearest: {misses}.")
-    raised = " and ".join(f"{name} to {_raised(nearest, name)}" for name in broken)
+    sentences.append(f"Candidate {candidate.number} comes nearest: {misses}.")
+    raised = " and ".join(f"{name} to {_raised(candidate, name)}" for name in broken)
     sentences.append(
         f"To get a winner, raise {raised}, or let the space contain smaller models (width, depth, ffn_ratio), "
         f"or try more candidates."
@@ -89,7 +107,7 @@ def failures_sentence(tried: int, faults: Mapping[str, int], last: Fault | None)
 
 def _raised(candidate: Candidate, budget: str) -> str:
     """A bound that this candidate keeps with a little room, to three digits."""
-    return f"{worst(candidate.profiles, budget) * 1.05:.3g}"
+    return f"{worst(candidate.judged, budget) * 1.05:.3g}"
 
 
 def _count(n: int, one: str, many: str) -> str:

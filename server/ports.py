@@ -40,14 +40,16 @@ class PhoneBench:
         self._queue, self._cancelled, self._pause = queue, cancelled, pause
         self._search, self._run, self._waiting = search, run, waiting
 
-    def measure(self, program: Program, protocol: Protocol, phone: str, number: int) -> Measurement:
+    def measure(self, program: Program, protocol: Protocol, phone: str, number: int, session: int = 0) -> Measurement:
         """This is `search.ports.Measure`.
 
         Raises:
             RemoteFault: the job failed; its blame says by whose fault.
             Cancelled: the user stopped the search or the run.
         """
-        key = self._key("measure", program=program.hash, protocol=content_hash(protocol), phone=phone, number=number)
+        what = {"program": program.hash, "protocol": content_hash(protocol), "phone": phone, "number": number}
+        again = {"session": session} if session else {}  # the first one's key is the one that older ledgers hold
+        key = self._key("measure", **what, **again)
         result = self._ask(MeasureJob(program=program, protocol=protocol), phone, number, key)
         assert isinstance(result, Measurement)  # the queue takes no other answer
         return result

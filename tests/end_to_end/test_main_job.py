@@ -11,6 +11,7 @@ from processes import Processes, free_port
 from device_agent.contracts import FulcrumError, PhoneState, Protocol
 from device_agent.runner.build import build
 from search.candidate import Phase
+from search.finalists import finalists
 from search.spec import Budgets, Effort, SearchSpace, SearchSpec
 from server.api.views import CandidateView, CorpusFile
 from server.cli.summary import summarise
@@ -122,9 +123,13 @@ def test_search_survives_kills_of_server_and_agent(house: House, spec: SearchSpe
     assert view.verdict is not None
     assert view.verdict.winner in view.verdict.front
 
-    # One accepted measurement a candidate, though one job at least was leased twice.
-    jobs = house.rows("SELECT number, state, attempts FROM jobs WHERE kind = 'measure' ORDER BY number")
-    assert [(number, state) for number, state, _ in jobs] == [(n, "succeeded") for n in range(CANDIDATES)]
+    # One accepted measurement a candidate, and then another one a finalist, though one job at least was leased twice.
+    race = finalists(spec, after)
+    assert len(race) == spec.effort.finalists
+    assert {c.number for c in after if set(c.confirmed) == {house.serial}} == set(race)
+    assert f"of {len(race)} finalists" in view.verdict.why
+    jobs = house.rows("SELECT number, state, attempts FROM jobs WHERE kind = 'measure' ORDER BY created_at")
+    assert [(number, state) for number, state, _ in jobs] == [(n, "succeeded") for n in (*range(CANDIDATES), *race)]
     assert max(int(str(attempts)) for _, _, attempts in jobs) >= 2
 
 

@@ -75,8 +75,10 @@ def memory_bytes(architecture: Architecture) -> int:
     return int(architecture.parameters * 0.9 + kv + 500_000)
 
 
-def measurement_of(architecture: Architecture, program: Program, protocol: Protocol, phone: str) -> Measurement:
-    slow = 1.0 if phone == "p1" else 1.3
+def measurement_of(
+    architecture: Architecture, program: Program, protocol: Protocol, phone: str, slower: float
+) -> Measurement:
+    slow = slower * (1.0 if phone == "p1" else 1.3)
     blocks = tuple(_block(architecture, protocol, slow * (1 + 0.01 * i)) for i in range(protocol.blocks))
     condition = Condition(taken_at=NOW)
     return Measurement(
@@ -131,10 +133,12 @@ class Synthetic:
     verdicts: list[Verdict] = field(default_factory=list)
     messages: list[str] = field(default_factory=list)
     scored: list[str] = field(default_factory=list)
+    measured: list[tuple[int, str, int]] = field(default_factory=list)
     calls: int = 0
     die_at: int | None = None
     stop: bool = False
     crash: Callable[[Architecture], Exception | None] = lambda _: None
+    again: Callable[[Architecture], float | Exception] = lambda _: 1.0  # how much slower when measured again
     refuse_export: Callable[[Architecture], Exception | None] = lambda _: None
     refuse_score: Callable[[Architecture], Exception | None] = lambda _: None
 
@@ -188,13 +192,17 @@ class Synthetic:
             outcomes.append(self.refuse_export(architecture) or Exported(program, 0.1, 2.0))
         return outcomes
 
-    def measure(self, program: Program, protocol: Protocol, phone: str, number: int) -> Measurement:
+    def measure(self, program: Program, protocol: Protocol, phone: str, number: int, session: int = 0) -> Measurement:
         self._tick()
         architecture = self.by_program[program.hash]
         assert self.rows[number].architecture == architecture
         if error := self.crash(architecture):
             raise error
-        return measurement_of(architecture, program, protocol, phone)
+        slower = self.again(architecture) if session else 1.0
+        if isinstance(slower, Exception):
+            raise slower
+        self.measured.append((number, phone, session))
+        return measurement_of(architecture, program, protocol, phone, slower)
 
     def score(self, architectures: Sequence[Architecture]) -> list[tuple[Quality, float] | Exception]:
         self._tick()

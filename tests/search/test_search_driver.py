@@ -7,7 +7,7 @@ import pytest
 from synthetic import Crash, Killed, Synthetic, Unplugged, bits_per_byte, decode_ms, spec_of
 
 from device_agent.contracts import Blame, FulcrumError
-from search.candidate import Phase
+from search.candidate import Candidate, Phase, Verdict
 from search.driver import PATIENCE, run
 from search.errors import HostFault, SearchCancelled, SearchStalled
 from search.space import distinct
@@ -17,6 +17,8 @@ from trainer.errors import CorpusError, TrainingDiverged
 
 TIGHT = {"decode_ms": 0.9, "peak_memory_mb": 2.4}
 SMALL = {"effort": {"candidates": 6, "batch": 3}, "phones": ("p1", "p2"), "budgets": TIGHT, "protocol": {"blocks": 1}}
+WIDE = {"decode_ms": 1.4, "peak_memory_mb": 2.4}
+RACE = spec_of(effort={"candidates": 12, "batch": 4}, budgets=WIDE, phones=("p1", "p2"))
 
 
 def crash_on_many_attentions(architecture: Architecture) -> Exception | None:
@@ -37,7 +39,7 @@ def test_a_search_ends_with_a_verdict_and_a_whole_ledger() -> None:
     assert winner.values is not None
     assert winner.values[0] == bits_per_byte(winner.architecture)
     assert winner.values[1] == pytest.approx(decode_ms(winner.architecture) * 1.3 * 1.01, rel=1e-3)
-    assert winner.seconds == {"build": 0.1, "export": 2.0, "push": 0.5, "run": 1.0, "score": 3.0}
+    assert winner.seconds == {"build": 0.1, "export": 2.0, "push": 0.5, "run": 1.0, "score": 3.0, "confirm": 1.5}
     feasible = [c for c in world.rows.values() if c.feasible]
     assert min(bits_per_byte(c.architecture) for c in feasible) == winner.values[0]
     assert any(message.startswith("measuring candidate 3 on p2") for message in world.messages)
@@ -51,18 +53,25 @@ def test_each_candidate_takes_every_phase_in_order() -> None:
         assert list(dict.fromkeys(phases)) == [Phase.PROPOSED, Phase.EXPORTED, Phase.MEASURED, Phase.DONE]
 
 
-@pytest.mark.parametrize("crash", [lambda _: None, crash_on_many_attentions])
-def test_killed_at_every_port_call_the_ledger_ends_the_same(crash: Any) -> None:
+def crash_again(architecture: Architecture) -> float | Exception:
+    return 1.2 if any(isinstance(b, Attention) for b in architecture.blocks) else Crash("killed when it ran again")
+
+
+@pytest.mark.parametrize(("crash", "again"), [(lambda _: None, lambda _: 1.0), (crash_on_many_attentions, crash_again)])
+def test_killed_at_every_port_call_the_ledger_ends_the_same(crash: Any, again: Any) -> None:
     spec = spec_of(**SMALL)
-    whole = Synthetic(crash=crash)
+    whole = Synthetic(crash=crash, again=again)
     expected = run(spec, whole.world())
+    assert sum(c.finalist for c in whole.rows.values()) >= 2
+    assert any(c.confirm_fault for c in whole.rows.values()) == (again is crash_again)
     assert any(c.phase is Phase.FAILED for c in whole.rows.values()) == (crash is crash_on_many_attentions)
     for moment in range(1, whole.calls + 1):
-        world = Synthetic(crash=crash, die_at=moment)
+        world = Synthetic(crash=crash, again=again, die_at=moment)
         with pytest.raises(Killed):
             run(spec, world.world())
         assert run(spec, world.world()) == expected
         assert world.rows == whole.rows, f"killed at call {moment}"
+        assert max(Counter(world.measured).values()) <= 2, "only what was under way is asked for twice"
         assert world.verdicts[-1] == expected
 
 
@@ -77,6 +86,73 @@ def test_killed_again_and_again_it_still_arrives() -> None:
         except Killed:
             continue
     assert world.rows == whole.rows
+
+
+def test_finalists_are_measured_again_on_every_phone_after_everybody_was_measured() -> None:
+    world = Synthetic()
+    verdict = run(RACE, world.world())
+    feasible = sorted((c for c in world.rows.values() if c.feasible), key=lambda c: bits_per_byte(c.architecture))
+    best = [c.number for c in feasible[:3]]
+    assert len(feasible) > 3
+    assert world.measured[:24] == [(n, phone, 0) for n in range(12) for phone in ("p1", "p2")]
+    assert world.measured[24:] == [(n, phone, 1) for n in best for phone in ("p1", "p2")]
+    assert [c.number for c in world.candidates() if c.confirmed] == sorted(best)
+    assert f"measuring finalist {best[0]} again on p2" in world.messages
+    assert verdict.winner == best[0]
+    assert "Measured again, 3 of 3 finalists keep every budget." in verdict.why
+
+
+def changed_winner(second: float | Exception) -> tuple[Candidate, Candidate, Verdict]:
+    """Who would have won, who wins, and the verdict when the race finds `second` of the first of the finalists."""
+    expected = run(RACE, Synthetic().world()).winner
+    assert expected is not None
+    world = Synthetic()
+    world.again = lambda architecture: second if architecture == world.rows[expected].architecture else 1.0
+    verdict = run(RACE, world.world())
+    assert verdict.winner not in (None, expected)
+    return world.rows[expected], world.rows[verdict.winner or 0], verdict
+
+
+def test_who_won_by_a_lucky_measurement_is_caught_by_the_second() -> None:
+    lucky, winner, verdict = changed_winner(3.0)
+    assert lucky.feasible
+    assert lucky.values is not None
+    assert lucky.values[1] == pytest.approx(decode_ms(lucky.architecture) * 1.3 * 1.01, rel=1e-3)
+    assert lucky.confirmed["p2"].decode_ms.value == pytest.approx(3 * lucky.values[1], rel=1e-3)
+    assert winner.confirmed
+    assert "Measured again, 2 of 3 finalists keep every budget." in verdict.why
+    decode = verdict.budgets[0]
+    assert decode.winner_value == winner.confirmed["p2"].decode_ms.value
+    assert decode.binding
+
+
+def test_a_finalist_that_crashes_when_it_runs_again_loses_and_keeps_its_result() -> None:
+    fallen, winner, verdict = changed_winner(Crash("killed"))
+    assert (fallen.phase, fallen.fault, fallen.feasible, fallen.confirmed) == (Phase.DONE, None, True, {})
+    assert fallen.confirm_fault is not None
+    assert fallen.confirm_fault.slug == "runner-crashed"
+    assert winner.confirmed
+    assert f"2 of 3 finalists keep every budget, candidate {fallen.number} failed with runner-crashed." in verdict.why
+
+
+def test_a_fault_of_the_world_stops_the_race_where_it_can_go_on() -> None:
+    whole, world = Synthetic(), Synthetic(again=lambda _: Unplugged("no agent holds p1"))
+    expected = run(RACE, whole.world())
+    with pytest.raises(Unplugged):
+        run(RACE, world.world())
+    assert not any(c.finalist for c in world.rows.values())
+    assert not world.verdicts
+    world.again = lambda _: 1.0
+    assert run(RACE, world.world()) == expected
+    assert world.rows == whole.rows
+
+
+@pytest.mark.parametrize("changes", [{"budgets": {}}, {"effort": {"candidates": 6, "batch": 3, "finalists": 0}}])
+def test_without_a_budget_or_with_no_finalists_nobody_is_measured_again(changes: dict[str, Any]) -> None:
+    world = Synthetic()
+    verdict = run(spec_of(**SMALL | changes), world.world())
+    assert {session for _, _, session in world.measured} == {0}
+    assert "again" not in verdict.why
 
 
 def test_a_score_is_trained_once_per_candidate() -> None:

@@ -146,7 +146,7 @@ def test_a_spec_that_cannot_be_is_refused() -> None:
     with pytest.raises(ValueError, match="operators"):
         spec_of(space={"operators": ("mamba",)})
     with pytest.raises(ValueError, match="multiple of head_dim"):
-        spec_of(space={"width": (100,)})
+        spec_of(space={"width": (96,), "head_dim": 64})
 
 
 def test_the_synthetic_phone_never_goes_below_the_floor() -> None:

@@ -3,8 +3,9 @@
 import pytest
 from synthetic import figure, row, spec_of
 
-from device_agent.contracts import Figure
+from device_agent.contracts import Blame, Fault, Figure
 from search.candidate import Candidate
+from search.finalists import finalists
 from search.verdict import decide, keeps_probability
 
 BUDGETS = {"decode_ms": 10.0, "peak_memory_mb": 100.0}
@@ -79,6 +80,83 @@ def test_budgets_that_are_only_kept_apart_are_named_together() -> None:
     assert "not all together" in verdict.why
     assert "Candidate 1 comes nearest: decode latency 14.0 ms per token (40% over)" in verdict.why
     assert "raise decode_ms to 14.7" in verdict.why
+
+
+def again(candidate: Candidate, decode: Figure) -> Candidate:
+    profile = candidate.profiles["p1"].model_copy(update={"decode_ms": decode})
+    return candidate.model_copy(update={"confirmed": {"p1": profile}})
+
+
+def crashed(candidate: Candidate) -> Candidate:
+    fault = Fault(blame=Blame.PHONE, slug="runner-crashed", message="killed")
+    return candidate.model_copy(update={"confirm_fault": fault})
+
+
+@pytest.mark.parametrize(("most", "chosen"), [(0, ()), (1, (0,)), (2, (0, 2)), (16, (0, 2, 3))])
+def test_finalists_are_the_sure_by_quality_and_then_the_surest(most: int, chosen: tuple[int, ...]) -> None:
+    rows = with_violations(GOOD, SLOW, SMALL, NARROW, **BUDGETS)
+    spec = spec_of(budgets=BUDGETS, effort={"finalists": most})
+    assert finalists(spec, rows) == chosen
+    race = [crashed(rows[0]), rows[1], again(rows[2], figure(20.0, 0.1)), rows[3]]
+    assert finalists(spec, race) == chosen  # what the race finds does not change who is in it
+
+
+def test_without_budgets_there_are_no_finalists() -> None:
+    assert finalists(spec_of(), [GOOD, SLOW]) == ()
+
+
+def test_finalists_are_judged_by_their_second_measurement_alone() -> None:
+    slower = again(GOOD, figure(10.5, 0.1))
+    surer = again(NARROW, figure(9.0, 0.5))
+    rows = with_violations(slower, SLOW, SMALL, surer, **BUDGETS)
+    verdict = decide(spec_of(budgets=BUDGETS), rows)
+    assert verdict.winner == 3
+    assert verdict.front == (0, 2, 3)  # the study's front is of first measurements
+    decode = verdict.budgets[0]
+    assert (decode.winner_value, decode.excluded) == (9.0, 2)
+    assert decode.keeps_probability == pytest.approx(0.99996, abs=1e-4)
+    assert "Measured again, 1 of 2 finalists keeps every budget." in verdict.why
+    assert "of 2 candidates that keep every budget" in verdict.why
+
+
+def test_if_no_finalist_is_sure_the_surest_of_them_wins() -> None:
+    rows = with_violations(again(GOOD, figure(9.9, 0.5)), again(NARROW, figure(9.8, 0.5)), SMALL, **BUDGETS)
+    verdict = decide(spec_of(budgets=BUDGETS), rows)
+    assert verdict.winner == 3
+    assert "it is the surest of the finalists" in verdict.why
+    assert not any(report.binding and report.budget == "peak_memory_mb" for report in verdict.budgets)
+
+
+def test_if_every_finalist_loses_the_others_are_judged_by_their_first_measurement() -> None:
+    rows = with_violations(crashed(GOOD), again(NARROW, figure(11.0, 0.5)), SMALL, **BUDGETS)
+    verdict = decide(spec_of(budgets=BUDGETS), rows)
+    assert verdict.winner == 2
+    assert (
+        "Measured again, none of 2 finalists keeps every budget, candidate 0 failed with runner-crashed; "
+        "candidate 2 was not measured again, so its first measurement alone speaks for it."
+    ) in verdict.why
+    assert "without it candidate 3 would win, with 1.900 bits per byte at 11.0 ms per token" in verdict.why
+
+
+def test_a_winner_lost_to_the_race_leaves_advice_by_what_was_measured_last() -> None:
+    verdict = decide(spec_of(budgets=BUDGETS), with_violations(SLOW, again(NARROW, figure(11.0, 0.5)), **BUDGETS))
+    assert verdict.winner is None
+    assert "Nobody keeps the decode latency of 10.0 ms per token: the best seen is 11.0 ms per token" in verdict.why
+    assert "Candidate 3 comes nearest: decode latency 11.0 ms per token (10% over)." in verdict.why
+    assert "raise decode_ms to 11.6" in verdict.why
+    assert "none of 1 finalist keeps" in verdict.why
+    alone = decide(spec_of(budgets=BUDGETS), with_violations(crashed(GOOD), **BUDGETS))
+    assert (alone.winner, alone.budgets[0].best_value) == (None, None)
+    assert "none of 1 candidate keeps every budget" in alone.why
+    assert "candidate 0 failed with runner-crashed." in alone.why
+
+
+def test_half_a_second_measurement_is_none() -> None:
+    two = GOOD.model_copy(update={"profiles": GOOD.profiles | {"p2": GOOD.profiles["p1"]}})
+    halfway = again(two, figure(20.0, 0.1))
+    verdict = decide(spec_of(budgets=BUDGETS, phones=("p1", "p2")), with_violations(halfway, **BUDGETS))
+    assert verdict.winner == 0
+    assert "again" not in verdict.why
 
 
 def test_an_empty_ledger_has_a_verdict() -> None:

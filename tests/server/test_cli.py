@@ -8,8 +8,8 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import click
 import pytest
 import typer
 from test_serving import DEADLINE, free_port
@@ -56,20 +56,19 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def test_every_command_explains_itself_with_an_example() -> None:
-    def commands(group: click.Group, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    def commands(group: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
         for name, command in group.commands.items():
-            if isinstance(command, click.Group):
+            if hasattr(command, "commands"):
                 yield from commands(command, (*path, name))
             else:
                 yield (*path, name), command
 
-    root = typer.main.get_command(application())
-    assert isinstance(root, click.Group)
-    found = dict(commands(root, ("fulcrum",)))
+    found = dict(commands(typer.main.get_command(application()), ("fulcrum",)))
     assert len(found) > 20
     for path, command in found.items():
         assert " ".join(path) in (command.help or ""), f"{path} has no example"
-        assert all(parameter.help for parameter in command.params if isinstance(parameter, click.Option)), path
+        options = [parameter for parameter in command.params if parameter.param_type_name == "option"]
+        assert all(option.help for option in options), path
 
 
 def test_nobody_answers() -> None:

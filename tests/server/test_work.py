@@ -154,6 +154,15 @@ def test_measuring_waits_and_is_asked_once(services: Services, search: str) -> N
         after_restart.measure(program(), Protocol(), "one", 4)
 
 
+def test_another_session_is_another_job_which_is_asked_once_too(services: Services, search: str) -> None:
+    first, second = measurement(), measurement().model_copy(update={"run_seconds": 9.0})
+    asked = bench(services, search, Success(result=first), Success(result=second))
+    assert [asked.measure(program(), Protocol(), "one", 3, session) for session in (0, 1)] == [first, second]
+    after_restart = bench(services, search)
+    assert after_restart.measure(program(), Protocol(), "one", 3, 1) == second
+    assert after_restart.measure(program(), Protocol(), "one", 3) == first
+
+
 def test_generating_waits(services: Services, search: str) -> None:
     assert bench(services, search, Success(result=GENERATION)).generate(program(), (1,), 1, "one", 3) == GENERATION
 

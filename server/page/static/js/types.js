@@ -17,6 +17,8 @@
  * @property {number} parameters
  * @property {"proposed"|"exported"|"measured"|"done"|"failed"} phase
  * @property {Record<string, Profile>} profiles
+ * @property {Record<string, Profile>} confirmed
+ * @property {Fault|null} confirm_fault
  * @property {{bits_per_byte: number, tokens: number}|null} quality
  * @property {Record<string, number>} violations
  * @property {Fault|null} fault

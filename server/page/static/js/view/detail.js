@@ -10,9 +10,9 @@ import { Fact, FaultNote, VirtualMark } from "./common.js";
 /** @param {{of: Interval, unit: string}} props */
 const WithInterval = ({ of, unit }) => html`${figure(of.value)} ${unit} <span class="quiet">${figure(of.low)}–${figure(of.high)}</span>`;
 
-/** @param {{serial: string, profile: import("../types.js").Profile}} props */
-export const ProfileFacts = ({ serial, profile }) => html`<section>
-  <h4>${phoneName(serial)} ${isVirtual(serial) && html`<${VirtualMark} />`}</h4>
+/** @param {{serial: string, profile: import("../types.js").Profile, again?: boolean}} props */
+export const ProfileFacts = ({ serial, profile, again = false }) => html`<section>
+  <h4>${phoneName(serial)}${again && ", measured again"} ${isVirtual(serial) && html`<${VirtualMark} />`}</h4>
   <dl class="facts">
     <${Fact} label="Time to first token"><${WithInterval} of=${profile.ttft_ms} unit="ms" /></${Fact}>
     <${Fact} label="Prefill"><${WithInterval} of=${profile.prefill_tokens_per_second} unit="tok/s" /></${Fact}>
@@ -30,6 +30,7 @@ export function Detail({ row, search }) {
   const parts = Object.entries(row.seconds);
   return html`<div class="detail">
     ${row.fault && html`<${FaultNote} fault=${row.fault} />`}
+    ${row.confirm_fault && html`<${FaultNote} fault=${row.confirm_fault} />`}
     <div class="detail-grid">
       <section>
         <h4>Architecture</h4>
@@ -42,6 +43,7 @@ export function Detail({ row, search }) {
         </dl>
       </section>
       ${Object.entries(row.profiles).map(([serial, profile]) => html`<${ProfileFacts} key=${serial} serial=${serial} profile=${profile} />`)}
+      ${Object.entries(row.confirmed).map(([serial, profile]) => html`<${ProfileFacts} key=${`${serial} again`} serial=${serial} profile=${profile} again />`)}
       ${parts.length > 0 && html`<section>
         <h4>Where its time went</h4>
         <dl class="facts">${parts.map(([part, seconds]) => html`<${Fact} key=${part} label=${part}>${duration(seconds)}</${Fact}>`)}</dl>
