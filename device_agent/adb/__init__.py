@@ -1,5 +1,6 @@
 """The one link to a phone: shell with exit codes, verified push, pull, over the ADB protocol."""
 
+from device_agent.adb.discover import Found, discover
 from device_agent.adb.errors import (
     AddressInvalid,
     CommandFailed,
@@ -18,6 +19,7 @@ __all__ = [
     "AddressInvalid",
     "CommandFailed",
     "DeadlineExceeded",
+    "Found",
     "KeyUnusable",
     "Link",
     "PhoneFull",
@@ -27,5 +29,6 @@ __all__ = [
     "Push",
     "PushFailed",
     "ShellResult",
+    "discover",
     "ensure_key",
 ]
