@@ -4,7 +4,7 @@ from device_agent.contracts import Blame, FulcrumError
 
 
 class AddressInvalid(FulcrumError):
-    """The address of a phone is not host:port."""
+    """The name of a phone is neither host:port nor a serial."""
 
     blame = Blame.USER
     slug = "phone-address"
@@ -29,6 +29,41 @@ class PhoneUnauthorised(FulcrumError):
 
     blame = Blame.USER
     slug = "phone-unauthorised"
+
+
+class PhoneUnpaired(FulcrumError):
+    """The phone offers wireless debugging, which goes through a paired adb server."""
+
+    blame = Blame.USER
+    slug = "phone-unpaired"
+
+
+class PhoneBusy(FulcrumError):
+    """Another program of this host holds the phone's USB interface."""
+
+    blame = Blame.USER
+    slug = "phone-busy"
+
+
+class PhoneForbidden(FulcrumError):
+    """This user may not open the phone's USB device."""
+
+    blame = Blame.USER
+    slug = "phone-forbidden"
+
+
+class LibusbMissing(FulcrumError):
+    """The library through which USB is spoken is not on this host."""
+
+    blame = Blame.USER
+    slug = "libusb-missing"
+
+
+class AdbServerFailed(FulcrumError):
+    """There is no adb server, or it does not do what it is asked."""
+
+    blame = Blame.USER
+    slug = "adb-server"
 
 
 class DeadlineExceeded(FulcrumError):

@@ -44,6 +44,18 @@ def ensure_key(generated: Path) -> Path:
     return generated
 
 
+def signers(key_path: Path) -> list["Signer"]:
+    """A signer for `key_path`, and one for each key that ADB_VENDOR_KEYS names: files, or folders of *.adb_key.
+
+    Raises:
+        KeyUnusable: one of them is no key.
+    """
+    paths = [key_path]
+    for named in map(Path, filter(None, os.environ.get("ADB_VENDOR_KEYS", "").split(":"))):
+        paths += sorted(named.glob("*.adb_key")) if named.is_dir() else [named]
+    return [Signer(path) for path in dict.fromkeys(paths)]
+
+
 class Signer:
     """Answers a phone's challenge with a private key; the interface is the one that adb-shell asks of a signer."""
 

@@ -1,36 +1,20 @@
-"""A Link: one authenticated connection to one phone, and what can be done over it.
+"""A Link: one way to one phone, and what can be done over it. Every command for a phone passes `Link.running`."""
 
-Only TCP is wired here. A link over USB or through an adb server differs in how its `Wire` is made, so it becomes
-another way to construct a Link, not another Link.
-"""
-
-import re
-import shlex
-import socket
-import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Self
 
 from device_agent.adb import sync
-from device_agent.adb.errors import (
-    AddressInvalid,
-    CommandFailed,
-    DeadlineExceeded,
-    PhoneUnreachable,
-    PushFailed,
-)
-from device_agent.adb.keys import Signer
-from device_agent.adb.wire import Stream, Wire
+from device_agent.adb.channel import Channel
+from device_agent.adb.errors import CommandFailed, DeadlineExceeded, PushFailed
+from device_agent.adb.route import open_channel
+from device_agent.adb.shell import Running, ShellResult, Word, command_line
+from device_agent.adb.tcp import Configure
 
-_ADDRESS = re.compile(r"(?P<host>[A-Za-z0-9][A-Za-z0-9.\-]{0,100}):(?P<port>[0-9]{1,5})")
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_SHELL_HEADER = struct.Struct("<BI")
-_OUT, _ERR, _EXIT = 1, 2, 3
 _BATCH = 100
 
 _HASHES = (
@@ -45,20 +29,6 @@ done"""
 
 
 @dataclass(frozen=True)
-class ShellResult:
-    """How a command ended; 128 + N is death by signal N."""
-
-    exit_code: int
-    stdout: bytes
-    stderr: bytes
-
-    @property
-    def text(self) -> str:
-        """Standard output as text."""
-        return self.stdout.decode(errors="replace")
-
-
-@dataclass(frozen=True)
 class Push:
     """A file that the phone should have: where, with which content, and with which permission bits."""
 
@@ -68,53 +38,14 @@ class Push:
     mode: int = 0o644
 
 
-@dataclass
-class Running:
-    """A command while it runs: iterate over its lines of output; the rest is known once they are exhausted."""
-
-    stream: Stream
-    exit_code: int = -1
-    stderr: bytearray = field(default_factory=bytearray)
-
-    def chunks(self) -> Iterator[bytes]:
-        """Standard output as it comes. PhoneUnreachable when the phone hangs up before the exit code."""
-        packet = bytearray()
-        while data := self.stream.read():
-            packet += data
-            while len(packet) >= _SHELL_HEADER.size:
-                kind, length = _SHELL_HEADER.unpack_from(packet)
-                if len(packet) < _SHELL_HEADER.size + length:
-                    break
-                body = bytes(packet[_SHELL_HEADER.size : _SHELL_HEADER.size + length])
-                del packet[: _SHELL_HEADER.size + length]
-                if kind == _OUT:
-                    yield body
-                elif kind == _ERR:
-                    self.stderr += body
-                elif kind == _EXIT:
-                    self.exit_code = body[0]
-        if self.exit_code < 0:
-            raise PhoneUnreachable("The phone ended a command without its exit code.", advice="Try again.")
-
-    def __iter__(self) -> Iterator[str]:
-        """Lines of standard output, without their ends."""
-        rest = b""
-        for chunk in self.chunks():
-            *lines, rest = (rest + chunk).split(b"\n")
-            for line in lines:
-                yield line.decode(errors="replace")
-        if rest:
-            yield rest.decode(errors="replace")
-
-
 class Link:
     """One connection; its methods may be called from several threads, one at a time. After an error of the connection
     (unreachable, deadline) it is closed for good: connect anew.
     """
 
-    def __init__(self, address: str, wire: Wire) -> None:
+    def __init__(self, address: str, channel: Channel) -> None:
         self.address = address
-        self._wire = wire
+        self._channel = channel
         self._lock = threading.RLock()
 
     @classmethod
@@ -124,26 +55,24 @@ class Link:
         key_path: Path,
         deadline: float = 10.0,
         *,
-        configure: Callable[[socket.socket], None] | None = None,
+        on_prompt: Callable[[], None] | None = None,
+        configure: Configure | None = None,
     ) -> Self:
-        """Connect to `host:port` within `deadline` seconds.
+        """Connect within `deadline` seconds to `host:port`, to the serial of a USB phone, or to one of an adb server.
+
+        An adb server that has the phone is gone through; else it is TCP or USB, by what the address looks like.
+        `on_prompt` is called, once, when the phone does not know the key and shows its prompt; whoever has a human at
+        hand gives a deadline of a minute then.
 
         Raises:
-            AddressInvalid, PhoneUnreachable, PhoneUnauthorised, DeadlineExceeded: as their names say.
+            AddressInvalid, PhoneUnreachable, PhoneUnauthorised, PhoneUnpaired, PhoneBusy, PhoneForbidden,
+            LibusbMissing, KeyUnusable, DeadlineExceeded: as their names say.
         """
-        match = _ADDRESS.fullmatch(address)
-        if match is None or not 0 < int(match["port"]) < 65536:
-            raise AddressInvalid(
-                f"{address!r} is not an address of a phone.",
-                advice="Give it as host:port.",
-            )
-        wire = Wire(match["host"], int(match["port"]), configure)
-        wire.connect(Signer(key_path), deadline)
-        return cls(address, wire)
+        return cls(address, open_channel(address, key_path, deadline, on_prompt, configure))
 
     def close(self) -> None:
         """Drop the connection, from any thread; a call in progress raises, and the phone kills what it ran."""
-        self._wire.close()
+        self._channel.close()
 
     def __enter__(self) -> Self:
         return self
@@ -152,22 +81,17 @@ class Link:
         self.close()
 
     @contextmanager
-    def running(self, argv: Sequence[str], timeout: float, env: Mapping[str, str] | None = None) -> Iterator[Running]:
-        """Start a program and read it line by line; leaving the block early kills it.
+    def running(self, argv: Sequence[Word], timeout: float, env: Mapping[str, str] | None = None) -> Iterator[Running]:
+        """Start a program and read it line by line; leaving the block early ends it, and all that it started.
 
-        `argv` is quoted for the phone's shell, which replaces itself by the program. `timeout` in seconds is for the
-        whole run.
+        `timeout` in seconds is for the whole run, and holds on the phone too should the connection be lost; see
+        `command_line` for the rest.
         """
-        with self._lock:
-            self._wire.limit(timeout)
-            exports = "".join(f"export {_checked(name)}={shlex.quote(value)}; " for name, value in (env or {}).items())
-            stream = self._wire.open(f"shell,v2,raw:{exports}exec {shlex.join(argv)}".encode())
-            try:
-                yield Running(stream)
-            finally:
-                stream.close()
+        service = b"shell,v2,raw:" + command_line(argv, env or {}, timeout)
+        with self._lock, closing(self._channel.open(service, time.monotonic() + timeout)) as stream:
+            yield Running(stream)
 
-    def shell(self, argv: Sequence[str], timeout: float, env: Mapping[str, str] | None = None) -> ShellResult:
+    def shell(self, argv: Sequence[Word], timeout: float, env: Mapping[str, str] | None = None) -> ShellResult:
         """Run a program to its end.
 
         Raises:
@@ -221,8 +145,7 @@ class Link:
             missing = [file for file, found in zip(files, present, strict=True) if found != file.sha256]
             sent = {file.remote: 0 for file in files}
             for file in missing:
-                self._wire.limit(self._left(until))
-                sent[file.remote] = sync.send(self._wire, file.source, f"{file.remote}.part", file.mode)
+                sent[file.remote] = sync.send(self._channel, file.source, f"{file.remote}.part", file.mode, until)
             for start in range(0, len(missing), _BATCH):
                 batch = missing[start : start + _BATCH]
                 words = [word for file in batch for word in (file.sha256, f"{file.mode:o}", file.remote)]
@@ -255,11 +178,4 @@ class Link:
             PullFailed: the phone could not read it.
         """
         with self._lock:
-            self._wire.limit(timeout)
-            return sync.receive(self._wire, remote, local)
-
-
-def _checked(name: str) -> str:
-    if not _NAME.fullmatch(name):
-        raise ValueError(f"{name!r} is not the name of a variable")
-    return name
+            return sync.receive(self._channel, remote, local, time.monotonic() + timeout)

@@ -1,31 +1,33 @@
 """Messages and streams of the ADB protocol, on adb-shell with its defects mended from outside.
 
 adb-shell 0.4.4 ignores short sends, leaves Nagle's algorithm on, takes the end of a connection for silence, and adds
-up every byte in Python. Here one `sendall` carries header and payload, the end raises, the version that makes
-checksums needless is offered, and every wait is bounded by one deadline. adb-shell has no types: this module is the
-only one that touches it.
+up every byte in Python. Here a `Transport` sends header and payload whole and together, its end raises, the version
+that makes checksums needless is offered, and every wait is bounded by one deadline. adb-shell has no types: this module
+is the only one that touches it.
 """
 
-import socket
-import struct
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from struct import Struct
+from typing import Any, Protocol
 
 from adb_shell import constants, exceptions
 from adb_shell.adb_device import _AdbIOManager
 from adb_shell.adb_message import AdbMessage
 from adb_shell.hidden_helpers import _AdbTransactionInfo
 
+from device_agent.adb.channel import Data, Stream
 from device_agent.adb.errors import (
     DeadlineExceeded,
     PhoneUnauthorised,
+    PhoneUnpaired,
     PhoneUnreachable,
 )
 from device_agent.adb.keys import Signer
 
 _SKIP_CHECKSUM = 0x01000001
-_HEADER = struct.Struct("<6I")
+_STLS = int.from_bytes(b"STLS", "little")
+_HEADER = Struct("<6I")
 _CLOSING_SECONDS = 5.0
 _FOREVER = float("inf")
 _PROTOCOL_ERRORS = (
@@ -36,78 +38,53 @@ _PROTOCOL_ERRORS = (
 )
 
 
-class _Socket:
-    """A TCP connection whose every operation ends by `until` (time.monotonic seconds)."""
+class Transport(Protocol):
+    """A pair of pipes to a phone's daemon. Every operation ends by `until` (TimeoutError); OSError when broken.
 
-    def __init__(self, host: str, port: int, configure: Callable[[socket.socket], None] | None) -> None:
-        self._address = (host, port)
-        self._configure = configure
-        self._socket: socket.socket | None = None
-        self.until = 0.0
+    `connect` has adb-shell's signature; its argument is ignored.
+    """
+
+    name: str
+    until: float
 
     @property
     def closed(self) -> bool:
         """Whether there is no connection."""
-        return self._socket is None
 
-    def _ready(self) -> socket.socket:
-        if self._socket is None:
-            raise ConnectionResetError("the connection is closed")
-        left = self.until - time.monotonic()
-        if left <= 0:
-            raise TimeoutError
-        self._socket.settimeout(left)
-        return self._socket
-
-    def connect(self, _timeout: float | None) -> None:
+    def connect(self, _timeout: float | None = None) -> None:
         """Open the connection."""
-        self._socket = socket.create_connection(self._address, timeout=max(0.001, self.until - time.monotonic()))
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if self._configure is not None:
-            self._configure(self._socket)
 
     def close(self) -> None:
-        """Close, waking whoever waits in another thread."""
-        taken, self._socket = self._socket, None
-        if taken is not None:
-            try:
-                taken.shutdown(socket.SHUT_RDWR)
-            except OSError:  # the peer was faster
-                pass
-            finally:
-                taken.close()
+        """Close it, from any thread."""
 
-    def send(self, data: bytes) -> None:
-        """Send all of it."""
-        self._ready().sendall(data)
+    def send(self, *parts: Data) -> None:
+        """Send all of it; a part is a header or a payload."""
 
-    def receive(self, length: int) -> bytes:
-        """Exactly `length` bytes; ConnectionResetError at the end of the connection."""
-        data = bytearray(length)
-        view, filled = memoryview(data), 0
-        while filled < length:
-            count = self._ready().recv_into(view[filled:])
-            if count == 0:
-                raise ConnectionResetError("the phone closed the connection")
-            filled += count
-        return bytes(data)
+    def receive(self, length: int) -> bytearray:
+        """Exactly `length` bytes: a header, or a payload."""
+
+
+class _WantsTls(Exception):
+    """The daemon answered with STLS: it is one of wireless debugging."""
 
 
 class _Messages(_AdbIOManager):  # type: ignore[misc] # an untyped base
-    """adb-shell's handshake and packet store over our socket."""
+    """adb-shell's handshake and packet store over our transport."""
 
-    def __init__(self, transport: _Socket) -> None:
+    def __init__(self, transport: Transport) -> None:
         super().__init__(transport)
         self._sums = True
 
     def _send(self, msg: Any, adb_info: Any) -> None:  # noqa: ARG002 - adb-shell's signature
-        data = bytes(msg.data)
         first = _SKIP_CHECKSUM if msg.command == constants.ID_TO_WIRE[constants.CNXN] else msg.arg0
-        total = sum(data) & 0xFFFFFFFF if self._sums else 0
-        self._transport.send(_HEADER.pack(msg.command, first, msg.arg1, len(data), total, msg.magic) + data)
+        total = sum(msg.data) & 0xFFFFFFFF if self._sums else 0
+        header = _HEADER.pack(msg.command, first, msg.arg1, len(msg.data), total, msg.magic)
+        self._transport.send(header, msg.data)
 
-    def _read_packet_from_device(self, adb_info: Any) -> tuple[bytes, int, int, bytes]:  # noqa: ARG002
+    def _read_packet_from_device(self, adb_info: Any) -> tuple[bytes, int, int, bytearray]:  # noqa: ARG002
         code, arg0, arg1, length, total, magic = _HEADER.unpack(self._transport.receive(_HEADER.size))
+        if code == _STLS:
+            raise _WantsTls
         command = constants.WIRE_TO_ID.get(code)
         if command is None or magic != code ^ 0xFFFFFFFF or length > constants.MAX_ADB_DATA:
             raise exceptions.InvalidCommandError(f"unknown message {code.to_bytes(4, 'little')!r}")
@@ -119,80 +96,54 @@ class _Messages(_AdbIOManager):  # type: ignore[misc] # an untyped base
         return command, arg0, arg1, data
 
 
-class Stream:
-    """One service of the phone, open for reading and writing; `write` returns when the phone took the data."""
+class _WireStream(Stream):
+    """A stream of a Wire. One payload may be on its way to the phone while the next is made ready."""
 
-    def __init__(self, wire: "Wire", info: Any) -> None:
+    def __init__(self, wire: "Wire", info: Any, until: float) -> None:
+        super().__init__(until)
         self._wire = wire
         self._info = info
-        self._received = bytearray()
-        self._ended = False
+        self._untaken = False
 
-    def _take(self, *commands: bytes) -> bytes:
-        command, _, _, data = self._wire.receive(list(commands), self._info)
-        if command == constants.WRTE:
-            self._received += data
-            self._wire.send(constants.OKAY, self._info)
-        elif command == constants.CLSE and not self._ended:
+    def _fetch(self) -> None:
+        self._take([constants.WRTE, constants.CLSE, constants.OKAY], self.until)
+
+    def _take(self, commands: list[bytes], until: float) -> None:
+        command, _, _, data = self._wire.receive(commands, self._info, until)
+        if command == constants.OKAY:
+            self._untaken = False
+        elif command == constants.WRTE:
+            self._wire.send(constants.OKAY, self._info, until)
+            self._arrived(data)
+        elif not self._ended:
             self._ended = True
-            self._wire.send(constants.CLSE, self._info)
-        return command
+            self._wire.send(constants.CLSE, self._info, until)
 
-    def read(self) -> bytes:
-        """What came, at least one byte; b"" at the end of the stream."""
-        while not self._received and not self._ended:
-            self._take(constants.WRTE, constants.CLSE)
-        data = bytes(self._received)
-        self._received.clear()
-        return data
-
-    def read_exactly(self, length: int) -> bytes:
-        """`length` bytes; PhoneUnreachable when the stream ends before."""
-        while len(self._received) < length and not self._ended:
-            self._take(constants.WRTE, constants.CLSE)
-        if len(self._received) < length:
-            raise PhoneUnreachable("The phone ended the transfer early.", advice="Try again.")
-        data = bytes(self._received[:length])
-        del self._received[:length]
-        return data
-
-    @property
-    def answered(self) -> bool:
-        """Whether the phone has said something that was not read yet, or hung up."""
-        return bool(self._received) or self._ended
-
-    def write(self, data: bytes) -> None:
-        """Send at most `Wire.max_payload` bytes and wait until the phone took them."""
-        if self._ended:
-            return
-        self._wire.send(constants.WRTE, self._info, data)
-        while not self._ended and self._take(constants.OKAY, constants.WRTE, constants.CLSE) != constants.OKAY:
-            pass
+    def write(self, data: Data) -> None:
+        """See `Stream.write`; waits until the phone took what was written before."""
+        while self._untaken and not self._ended:
+            self._fetch()
+        if not self._ended:
+            self._wire.send(constants.WRTE, self._info, self.until, data)
+            self._untaken = True
 
     def close(self) -> None:
-        """End the stream; the phone kills what it ran for it."""
+        """See `Stream.close`; a phone that does not confirm it in time costs the connection."""
         if self._ended or self._wire.closed:
             return
-        self._wire.limit(_CLOSING_SECONDS)
-        self._wire.send(constants.CLSE, self._info)
+        until = time.monotonic() + _CLOSING_SECONDS
+        self._wire.send(constants.CLSE, self._info, until)
         while not self._ended:
-            command, _, _, _ = self._wire.receive([constants.CLSE, constants.WRTE, constants.OKAY], self._info)
+            command, _, _, _ = self._wire.receive([constants.CLSE, constants.WRTE, constants.OKAY], self._info, until)
             self._ended = command == constants.CLSE
 
 
 class Wire:
-    """One authenticated connection. Any failure closes it, for what follows on a broken stream is noise."""
+    """One authenticated connection to a phone's daemon. Any failure closes it."""
 
-    def __init__(
-        self,
-        host: str,
-        port: int,
-        configure: Callable[[socket.socket], None] | None = None,
-    ) -> None:
-        """`configure` is given the connected socket: a test makes its buffers small there."""
-        self._name = f"{host}:{port}"
-        self._socket = _Socket(host, port, configure)
-        self._messages = _Messages(self._socket)
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self._messages = _Messages(transport)
         self._last_id = 0
         self._prompted = False
         self.max_payload = constants.MAX_LEGACY_ADB_DATA
@@ -200,78 +151,89 @@ class Wire:
     @property
     def closed(self) -> bool:
         """Whether the connection is gone."""
-        return self._socket.closed
+        return self._transport.closed
 
-    def limit(self, seconds: float) -> None:
-        """From now on everything ends within `seconds`."""
-        self._socket.until = time.monotonic() + seconds
+    def connect(self, signers: Sequence[Signer], seconds: float, on_prompt: Callable[[], None] | None = None) -> None:
+        """Open and authenticate; the first signer's key is the one that the phone is asked to accept.
 
-    def connect(self, signer: Signer, seconds: float) -> None:
-        """Open and authenticate.
+        `on_prompt` is called when the phone knows none of the keys, and now shows its prompt.
 
         Raises:
             PhoneUnauthorised: nobody accepted our key within `seconds`.
+            PhoneUnpaired: it is a phone with wireless debugging.
             PhoneUnreachable, DeadlineExceeded: as their names say.
         """
-        self.limit(seconds)
         info = _AdbTransactionInfo(None, None, _FOREVER, _FOREVER, None)
         self._prompted = False
-        _, limit = self._guard(self._messages.connect, b"fulcrum", [signer], _FOREVER, self._prompt, info)
+
+        def prompted(_device: object) -> None:
+            self._prompted = True
+            if on_prompt is not None:
+                on_prompt()
+
+        until = time.monotonic() + seconds
+        call = self._messages.connect
+        _, limit = self._guard(until, call, b"fulcrum", list(signers), _FOREVER, prompted, info)
+        self._prompted = False
         self.max_payload = min(limit, constants.MAX_ADB_DATA)
 
-    def _prompt(self, _device: Any) -> None:
-        self._prompted = True
-
-    def open(self, service: bytes) -> Stream:
-        """Start a service of the phone, such as b"sync:"."""
+    def open(self, service: bytes, until: float) -> Stream:
+        """See `Channel.open`."""
         self._last_id += 1
         info = _AdbTransactionInfo(self._last_id, None, _FOREVER, _FOREVER, None)
-        self.send(constants.OPEN, info, service + b"\0")
-        command, info.remote_id, _, _ = self.receive([constants.OKAY, constants.CLSE], info, zeros=True)
+        self.send(constants.OPEN, info, until, service + b"\0")
+        command, info.remote_id, _, _ = self.receive([constants.OKAY, constants.CLSE], info, until)
         if command == constants.CLSE:
-            raise PhoneUnreachable(f"{self._name} does not offer {service.split(b':')[0].decode()}.")
-        return Stream(self, info)
+            raise PhoneUnreachable(f"{self._transport.name} does not offer {service.split(b':')[0].decode()}.")
+        return _WireStream(self, info, until)
 
-    def send(self, command: bytes, info: Any, data: bytes = b"") -> None:
+    def send(self, command: bytes, info: Any, until: float, data: Data = b"") -> None:
         """Send one message of a stream."""
-        self._guard(
-            self._messages.send,
-            AdbMessage(command, info.local_id, info.remote_id or 0, data),
-            info,
-        )
+        self._guard(until, self._messages.send, AdbMessage(command, info.local_id, info.remote_id or 0, data), info)
 
-    def receive(self, commands: list[bytes], info: Any, zeros: bool = True) -> tuple[bytes, int, int, bytes]:
+    def receive(self, commands: list[bytes], info: Any, until: float) -> tuple[bytes, int, int, bytearray]:
         """The next message of a stream that is one of `commands`."""
-        found: tuple[bytes, int, int, bytes] = self._guard(self._messages.read, commands, info, zeros)
+        found: tuple[bytes, int, int, bytearray] = self._guard(until, self._messages.read, commands, info, True)
         return found
 
     def close(self) -> None:
-        """Drop the connection, from any thread; the phone kills what it ran for us."""
-        self._socket.close()
+        """See `Channel.close`."""
+        self._transport.close()
 
-    def _guard(self, call: Callable[..., Any], *arguments: Any) -> Any:
+    def _guard(self, until: float, call: Callable[..., Any], *arguments: Any) -> Any:
+        name = self._transport.name
+        self._transport.until = until
         try:
             return call(*arguments)
         except TimeoutError:
             self.close()
-            if self._prompted and call == self._messages.connect:
+            if self._prompted:
                 raise PhoneUnauthorised(
-                    f"{self._name} does not know this host's key.",
+                    f"{name} does not know this host's key.",
                     advice="Unlock the phone and accept 'Allow USB debugging?' (tick 'Always allow').",
                 ) from None
-            raise DeadlineExceeded(f"{self._name} did not answer in time.") from None
+            raise DeadlineExceeded(f"{name} did not answer in time.") from None
+        except _WantsTls:
+            self.close()
+            raise PhoneUnpaired(
+                f"{name} speaks ADB over TLS alone: it is a phone with wireless debugging.",
+                advice="Go through adb's server: `adb pair HOST:PORT` once with the phone's code, then `adb connect` "
+                f"{name}.",
+            ) from None
         except _PROTOCOL_ERRORS as error:
             self.close()
             raise PhoneUnreachable(
-                f"{self._name} does not speak ADB over plain TCP: {error}.",
-                advice="Wireless debugging needs TLS; use `adb tcpip 5555` over a cable instead.",
+                f"{name} does not speak ADB: {error}.", advice="Is this the address of a phone?"
             ) from None
         except exceptions.DeviceAuthError as error:
             self.close()
-            raise PhoneUnauthorised(f"{self._name} refused this host's key: {error}.") from None
+            raise PhoneUnauthorised(f"{name} refused this host's key: {error}.") from None
         except OSError as error:
             self.close()
             raise PhoneUnreachable(
-                f"{self._name} is not reachable: {error}.",
+                f"{name} is not reachable: {error}.",
                 advice="Is the phone on, and its ADB port open?",
             ) from None
+        except BaseException:  # a callback's, or an interrupt between two halves of a message
+            self.close()
+            raise

@@ -29,6 +29,8 @@ from device_agent.adb import (
     ensure_key,
 )
 from device_agent.adb.keys import Signer, decode_public_key, encode_public_key, signed_by
+from device_agent.adb.tcp import TcpTransport
+from device_agent.adb.wire import Wire
 from device_agent.virtual import NotLoopback, VirtualPhone
 from device_agent.virtual.root import PhoneRoot, RootUnusable
 
@@ -262,7 +264,7 @@ def test_a_daemon_that_is_asked_to_stop_stops(tmp_path: Path) -> None:
         assert daemon.wait(10) == 0
 
 
-@pytest.mark.parametrize("address", ["", "host", "host:", ":5555", "host:0", "host:99999", "a b:1", "-x:1", "h;id:1"])
+@pytest.mark.parametrize("address", ["", "h ost", "host:", ":5555", "host:0", "host:99999", "a b:1", "-x:1", "h;id:1"])
 def test_addresses_are_checked(address: str, session_key: Path) -> None:
     with pytest.raises(AddressInvalid):
         Link.connect(address, session_key)
@@ -327,11 +329,9 @@ def test_a_stolen_public_key_opens_nothing(phone: VirtualPhone, session_key: Pat
         def GetPublicKey(self) -> bytes:
             return Signer(session_key).GetPublicKey()
 
-    from device_agent.adb.wire import Wire
-
     host, port = phone.address.split(":")
     with pytest.raises(PhoneUnreachable):
-        Wire(host, int(port)).connect(Thief(ensure_key(tmp_path / "thief")), 5.0)
+        Wire(TcpTransport(host, int(port))).connect([Thief(ensure_key(tmp_path / "thief"))], 5.0)
 
 
 def test_keys_are_private_and_the_users_own_is_preferred(tmp_path: Path) -> None:
