@@ -37,6 +37,16 @@ chromium:
 	@command -v chromium >/dev/null || [ -n "$$FULCRUM_CHROMIUM" ] \
 	  || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -q -y --no-install-recommends chromium; }
 
+# AOSP's own daemon, against which the link is tested: unpacked from Debian's packages into .cache, not installed.
+.cache/adbd: tests/device_agent/adbd/fetch.sh
+	sh $< $@
+	@touch $@
+
+.PHONY: adbd
+adbd: .cache/adbd
+	@command -v ip >/dev/null || [ -x /sbin/ip ] \
+	  || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -q -y --no-install-recommends iproute2; }
+
 .PHONY: demo
 demo: ## Set up, then the main job: a search on a virtual phone, a winner, trained and talking (ARGS="--exit --summary out.json")
 	@start=$$(date +%s); $(MAKE) --no-print-directory setup && echo "Set-up took $$(( $$(date +%s) - start )) s."
@@ -44,7 +54,7 @@ demo: ## Set up, then the main job: a search on a virtual phone, a winner, train
 
 .PHONY: test
 test: ## Set up, then all checks and tests
-	@start=$$(date +%s); $(MAKE) --no-print-directory setup chromium $(VENV)/.developer && echo "Set-up took $$(( $$(date +%s) - start )) s."
+	@start=$$(date +%s); $(MAKE) --no-print-directory setup chromium adbd $(VENV)/.developer && echo "Set-up took $$(( $$(date +%s) - start )) s."
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
@@ -55,10 +65,14 @@ test: ## Set up, then all checks and tests
 bench-search: setup $(VENV)/.developer ## Our sampler beside Optuna's random one on a synthetic landscape
 	OMP_NUM_THREADS=1 $(BIN)/python tests/search/bench_sampler.py --seeds 4
 
+.PHONY: bench-link
+bench-link: setup adbd $(VENV)/.developer ## Push, pull and shell of our link beside Google's adb, against AOSP's daemon
+	$(BIN)/python tests/device_agent/bench_link.py
+
 .PHONY: constraints
 constraints: setup $(VENV)/.developer ## Pin what is installed now
 	$(BIN)/pip freeze --exclude-editable | grep -vE '^(fulcrum|pip|setuptools)\b' | sed 's/+cpu$$//' > constraints.txt
 
 .PHONY: clean
 clean: ## Remove the environment; data in .fulcrum stays
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache

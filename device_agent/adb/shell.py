@@ -22,13 +22,13 @@ _GRACE_SECONDS = 5
 # started would live on, and all of it when adbd itself dies, or when the host falls silent without a word. So the shell
 # stays, as its group's keeper. It ends the group on SIGHUP; `w` ends it when standard input does, as at adbd's death;
 # `t` ends it after the deadline. `kill` names the group by its leader, so that a shell that leads none kills nothing.
-# Both helpers let go of the outputs, for adbd waits until nobody holds these.
+# Both helpers let go of the outputs, for adbd waits until nobody holds these, and start while the program does already.
 _GUARDED = (
-    "exec 3<&0 </dev/null; "
-    "(trap 'kill -9 $!; exit' TERM; sleep {seconds} & wait; kill -9 -$$) >/dev/null 2>&1 3<&- & t=$!; "
+    "exec 3<&0 </dev/null; trap 'kill -9 -$$' HUP; "
+    "({exports}exec {command}) 3<&- & p=$!; "
     "(while read -r x; do :; done; kill -9 -$$) <&3 >/dev/null 2>&1 3<&- & w=$!; "
-    "exec 3<&-; trap 'kill -9 -$$' HUP; "
-    "{exports}{command} & p=$!; wait $p; c=$?; kill -9 $w; kill $t; exit $c"
+    "(trap 'kill -9 $!; exit' TERM; sleep {seconds} & wait; kill -9 -$$) >/dev/null 2>&1 3<&- & t=$!; "
+    "exec 3<&-; wait $p; c=$?; kill -9 $w; kill $t; exit $c"
 )
 
 
@@ -41,8 +41,8 @@ def command_line(argv: Sequence[Word], env: Mapping[str, str], seconds: float) -
     Raises:
         ValueError: a NUL byte, a name that no variable can have, no program, or more text than a phone takes.
     """
-    if not argv or not argv[0] or any(_bytes(word).count(0) for word in [*argv, *env.values()]):
-        raise ValueError("a command is a program's name and arguments without NUL bytes")
+    if not argv or _bytes(argv[0])[:1] in (b"", b"-") or any(0 in _bytes(word) for word in [*argv, *env.values()]):
+        raise ValueError("a command is the name of a program, and arguments without NUL bytes")
     exports = "".join(f"export {_checked(name)}={_quoted(value)}; " for name, value in env.items())
     command = " ".join(map(_quoted, argv))
     line = _GUARDED.format(seconds=math.ceil(seconds) + _GRACE_SECONDS, exports=exports, command=command)

@@ -26,6 +26,7 @@ from device_agent.adb.errors import (
 from device_agent.adb.keys import Signer
 
 _SKIP_CHECKSUM = 0x01000001
+_OKAY = constants.ID_TO_WIRE[constants.OKAY]
 _STLS = int.from_bytes(b"STLS", "little")
 _HEADER = Struct("<6I")
 _CLOSING_SECONDS = 5.0
@@ -74,6 +75,8 @@ class _Messages(_AdbIOManager):  # type: ignore[misc] # an untyped base
     def __init__(self, transport: Transport) -> None:
         super().__init__(transport)
         self._sums = True
+        self.awaited = (0, 0)
+        self.acknowledged = False
 
     def _send(self, msg: Any, adb_info: Any) -> None:  # noqa: ARG002 - adb-shell's signature
         first = _SKIP_CHECKSUM if msg.command == constants.ID_TO_WIRE[constants.CNXN] else msg.arg0
@@ -90,6 +93,10 @@ class _Messages(_AdbIOManager):  # type: ignore[misc] # an untyped base
             raise exceptions.InvalidCommandError(f"unknown message {code.to_bytes(4, 'little')!r}")
         if command == constants.CNXN and arg0 >= _SKIP_CHECKSUM:
             self._sums = False
+        if command == constants.WRTE and (arg0, arg1) == self.awaited:
+            # Its reader waits, so the phone may make the next payload ready while this one is on its way.
+            self._transport.send(_HEADER.pack(_OKAY, arg1, arg0, 0, 0, _OKAY ^ 0xFFFFFFFF))
+            self.acknowledged = True
         data = self._transport.receive(length)
         if self._sums and sum(data) & 0xFFFFFFFF != total:
             raise exceptions.InvalidChecksumError("a damaged message")
@@ -113,7 +120,8 @@ class _WireStream(Stream):
         if command == constants.OKAY:
             self._untaken = False
         elif command == constants.WRTE:
-            self._wire.send(constants.OKAY, self._info, until)
+            if not self._wire.acknowledged:
+                self._wire.send(constants.OKAY, self._info, until)
             self._arrived(data)
         elif not self._ended:
             self._ended = True
@@ -187,12 +195,19 @@ class Wire:
             raise PhoneUnreachable(f"{self._transport.name} does not offer {service.split(b':')[0].decode()}.")
         return _WireStream(self, info, until)
 
+    @property
+    def acknowledged(self) -> bool:
+        """Whether the phone was told already that the payload received last has been taken."""
+        return self._messages.acknowledged
+
     def send(self, command: bytes, info: Any, until: float, data: Data = b"") -> None:
         """Send one message of a stream."""
         self._guard(until, self._messages.send, AdbMessage(command, info.local_id, info.remote_id or 0, data), info)
 
     def receive(self, commands: list[bytes], info: Any, until: float) -> tuple[bytes, int, int, bytearray]:
         """The next message of a stream that is one of `commands`."""
+        self._messages.awaited = (info.remote_id, info.local_id)
+        self._messages.acknowledged = False
         found: tuple[bytes, int, int, bytearray] = self._guard(until, self._messages.read, commands, info, True)
         return found
 

@@ -1,50 +1,18 @@
 """The judge of the virtual phone: Google's own adb client, out of adbutils' wheel."""
 
 import os
-import socket
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-import adbutils
 import pytest
+from adb_client import Adb
 from adb_shell.adb_device import AdbDeviceTcp
 from bench_examples import eventually
 
 from device_agent.adb.keys import Signer
 from device_agent.virtual import VirtualPhone, running
 
-ADB = Path(adbutils.__file__).parent / "binaries" / "adb"
 TMP = "/data/local/tmp"
-
-
-class Adb:
-    """The client with a server, a port and a home of its own."""
-
-    def __init__(self, home: Path) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self._port = str(probe.getsockname()[1])
-        self.key = home / ".android" / "adbkey"
-        self._environment = {
-            "HOME": str(home),
-            "ANDROID_USER_HOME": str(home / ".android"),
-            "PATH": os.environ["PATH"],
-            "ADB_MDNS": "0",
-            "TMPDIR": str(home),
-        }
-
-    def start(self, *words: str) -> "subprocess.Popen[bytes]":
-        return subprocess.Popen([str(ADB), "-P", self._port, *words], env=self._environment, stdout=subprocess.PIPE)
-
-    def __call__(self, *words: str, data: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
-        return subprocess.run(
-            [str(ADB), "-P", self._port, *words],
-            env=self._environment,
-            input=data,
-            capture_output=True,
-            timeout=60,
-            check=False,
-        )
 
 
 @pytest.fixture(scope="module")

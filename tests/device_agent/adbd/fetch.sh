@@ -1,5 +1,6 @@
 #!/bin/sh
-# fetch.sh DIRECTORY: AOSP's adbd 34 out of Debian trixie, unpacked into DIRECTORY; nothing is installed.
+# fetch.sh DIRECTORY: AOSP's adbd 34 and mksh, Android's shell, out of Debian trixie, unpacked into DIRECTORY; nothing is
+# installed.
 #
 # apt works here in a directory of its own, as whoever calls: its own lists, cache and (empty) status, one source, which
 # is this system's own mirror with this system's own keyring. The daemon needs trixie's C library, so the packages are
@@ -32,7 +33,7 @@ Debug::NoLocking "true";
 END
 export APT_CONFIG="$here/apt.conf"
 apt-get update -q
-apt-get install -q -y --download-only --no-install-recommends adbd
+apt-get install -q -y --download-only --no-install-recommends adbd mksh
 for package in "$here"/cache/archives/*.deb; do
     dpkg-deb -x "$package" "$target.new"
 done
