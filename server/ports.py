@@ -11,6 +11,7 @@ from device_agent.contracts import (
     Measurement,
     Program,
     Protocol,
+    SelfCheck,
     Success,
     content_hash,
 )
@@ -74,7 +75,9 @@ class PhoneBench:
     def _key(self, kind: str, **what: object) -> str:
         return content_hash({"kind": kind, "search": self._search, "run": self._run, **what})
 
-    def _ask(self, work: MeasureJob | GenerateJob, phone: str, number: int, key: str) -> Measurement | Generation:
+    def _ask(
+        self, work: MeasureJob | GenerateJob, phone: str, number: int, key: str
+    ) -> Measurement | Generation | SelfCheck:
         job_id = self._queue.enqueue(work, phone, key, search=self._search, run=self._run, number=number)
         said = None
         while not (job := self._queue.look(job_id)).final:
@@ -90,7 +93,7 @@ class PhoneBench:
         return _answer(job)
 
 
-def _answer(job: Job) -> Measurement | Generation:
+def _answer(job: Job) -> Measurement | Generation | SelfCheck:
     if isinstance(job.outcome, Success):
         return job.outcome.result
     if job.state is JobState.CANCELLED or not isinstance(job.outcome, Failure):

@@ -17,7 +17,8 @@ from device_agent.agent.client import ServerClient, ServerRefused, StaleLease
 from device_agent.agent.outbox import Outbox
 from device_agent.agent.worker import PhoneWorker, Tools
 from device_agent.contracts import AgentReport, Blame, Failure, FulcrumError, LeaseResult, Success
-from device_agent.runner.bundle import RunnerBundle
+from device_agent.runner.install import RUNNERS
+from device_agent.runner.shelf import open_runners
 
 _LOG = logging.getLogger(__name__)
 _LONGEST_PAUSE = 30.0
@@ -33,13 +34,13 @@ class AgentBusy(FulcrumError):
 
 @dataclass(frozen=True)
 class AgentSettings:
-    """How an agent runs. `home` holds its key, its outbox and its artifacts; times are seconds."""
+    """How an agent runs. `home` holds its key, outbox, artifacts and installed runners; times are seconds."""
 
     server: str
     phones: Sequence[str]
     name: str
     home: Path
-    runner: Path
+    runner: Path | None = None
     token: str | None = None
     probe_seconds: float = 30.0
     process_seconds: float = 900.0
@@ -49,11 +50,11 @@ class Agent:
     """One per host, from construction to the end of `run`."""
 
     def __init__(self, settings: AgentSettings) -> None:
-        """Open the home directory and verify the runner.
+        """Open the home directory and verify the runners.
 
         Raises:
             AgentBusy: another agent uses this home.
-            RunnerBundleError: the runner's bundle is missing or altered.
+            RunnerBundleError: there is no runner, or one is altered.
         """
         self._settings = settings
         settings.home.mkdir(parents=True, exist_ok=True)
@@ -68,7 +69,7 @@ class Agent:
             client=self._client,
             outbox=self._outbox,
             cache=ArtifactCache(settings.home / "artifacts", self._client),
-            runner=RunnerBundle(settings.runner),
+            runners=open_runners(settings.runner, settings.home / RUNNERS),
             key_path=ensure_key(settings.home / "adbkey"),
             name=settings.name,
             incarnation=self._incarnation,

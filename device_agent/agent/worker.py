@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -42,7 +42,7 @@ class Tools:
     client: ServerClient
     outbox: Outbox
     cache: ArtifactCache
-    runner: RunnerBundle
+    runners: Sequence[RunnerBundle]
     key_path: Path
     name: str
     incarnation: str
@@ -152,7 +152,7 @@ class PhoneWorker:
             with Link.connect(self.address, self._tools.key_path, _CONNECT_SECONDS) as link:
                 keeper.guard(link)
                 bench = Bench(
-                    link, self._tools.runner, serial=lease.serial, process_seconds=self._tools.process_seconds
+                    link, self._tools.runners, serial=lease.serial, process_seconds=self._tools.process_seconds
                 )
                 return Success(result=bench.run(lease.job, files))
         except FulcrumError as error:

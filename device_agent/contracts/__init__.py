@@ -5,6 +5,7 @@ Every other room may import this package; it imports none of them.
 
 from device_agent.contracts.errors import Blame, Fault, FulcrumError
 from device_agent.contracts.jobs import (
+    CheckJob,
     Failure,
     GenerateJob,
     Job,
@@ -37,11 +38,15 @@ from device_agent.contracts.program import (
     canonical_json,
     content_hash,
 )
+from device_agent.contracts.selfcheck import CheckName, CheckStep, Golden, SelfCheck
 
 __all__ = [
     "AgentReport",
     "Blame",
     "Block",
+    "CheckJob",
+    "CheckName",
+    "CheckStep",
     "Condition",
     "Failure",
     "Fault",
@@ -49,6 +54,7 @@ __all__ = [
     "FulcrumError",
     "GenerateJob",
     "Generation",
+    "Golden",
     "Job",
     "JobOutcome",
     "Lease",
@@ -64,6 +70,7 @@ __all__ = [
     "Program",
     "Protocol",
     "Quantisation",
+    "SelfCheck",
     "Sha256",
     "Sighting",
     "StageSpec",

@@ -11,6 +11,7 @@ from device_agent.contracts.base import Wire
 from device_agent.contracts.errors import Fault
 from device_agent.contracts.measurement import Generation, Measurement, Protocol
 from device_agent.contracts.program import Program
+from device_agent.contracts.selfcheck import Golden, SelfCheck
 
 
 class MeasureJob(Wire):
@@ -30,7 +31,15 @@ class GenerateJob(Wire):
     new_tokens: int = Field(ge=1)
 
 
-Job = Annotated[MeasureJob | GenerateJob, Field(discriminator="kind")]
+class CheckJob(Wire):
+    """Show that the phone, its link and its runner can be trusted: run a tiny Program whose logits are known."""
+
+    kind: Literal["check"] = "check"
+    program: Program
+    golden: Golden
+
+
+Job = Annotated[MeasureJob | GenerateJob | CheckJob, Field(discriminator="kind")]
 
 
 class LeaseRequest(Wire):
@@ -70,7 +79,7 @@ class Success(Wire):
     """The job was done."""
 
     kind: Literal["success"] = "success"
-    result: Annotated[Measurement | Generation, Field(union_mode="left_to_right")]
+    result: Annotated[Measurement | Generation | SelfCheck, Field(union_mode="left_to_right")]
 
 
 class Failure(Wire):

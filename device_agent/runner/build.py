@@ -1,7 +1,7 @@
 """Builds the host runner: the native runner linked against the libraries of ExecuTorch's own wheel.
 
-It is what a virtual phone runs. A real phone needs the same source built with Android's NDK against an ExecuTorch
-built for arm64, which the wheel does not carry.
+It is what a virtual phone runs. The same source for a real phone is `android_native`'s; without an NDK there is
+`android_java`.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ import sysconfig
 from pathlib import Path
 
 from device_agent.contracts import Blame, FulcrumError
-from device_agent.runner.bundle import MANIFEST, RunnerBundle, RunnerFile, RunnerManifest
+from device_agent.runner.bundle import Provider, RunnerBundle, RunnerFile, RunnerManifest, hash_of, seal
 
 HOST_ABI = f"{sysconfig.get_platform()}-gnu"
 _NATIVE = Path(__file__).parent / "native"
@@ -102,14 +102,16 @@ def build(directory: Path) -> RunnerBundle:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise RunnerBuildError(f"The compiler refused the runner:\n{done.stderr[-2000:]}")
-    digest = hashlib.sha256((directory / _ENTRY).read_bytes()).hexdigest()
     manifest = RunnerManifest(
         id="native-host",
+        provider=Provider.HOST,
         abi=HOST_ABI,
         executorch=version,
-        files=(RunnerFile(name=_ENTRY, sha256=digest, executable=True),),
-        entry=_ENTRY,
+        files=(RunnerFile(name=_ENTRY, sha256=hash_of(directory / _ENTRY), executable=True),),
+        argv=(f"{{dir}}/{_ENTRY}", "{plan}"),
+        backends=("XnnpackBackend",),
+        kernels=("portable", "optimized", "quantized", "llm-custom"),
     )
-    (directory / MANIFEST).write_text(manifest.model_dump_json(indent=2))
+    bundle = seal(directory, manifest)
     stamp.write_text(recipe)
-    return RunnerBundle(directory)
+    return bundle

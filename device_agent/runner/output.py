@@ -4,6 +4,7 @@
     {"event": "repetition", "prefill_ns": 1, "decode_ns": [1, ...]}             mode measure, once per repetition
     {"event": "prefilled", "ns": 1}                                             mode generate, once
     {"event": "token", "token": 1, "logit": 0.0, "runner_up": 2, "runner_up_logit": 0.0, "ns": 1}
+    {"event": "logits", "ns": 1, "values": [0.0, ...]}                          mode golden, once per feed
     {"event": "done", "peak_bytes": 1}
     {"event": "error", "slug": "out-of-memory", "message": "..."}               instead of done
 
@@ -11,8 +12,9 @@ Lines that are no JSON object (a library's log) are passed over; what is missing
 """
 
 import json
+import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from device_agent.contracts import Blame, Block, Fault, FulcrumError, TokenStep
 
@@ -100,3 +102,34 @@ def parse_generate(lines: Iterable[str]) -> tuple[int, tuple[TokenStep, ...]]:
         if event["event"] == "token"
     ]
     return _one(events, "prefilled")["ns"], tuple(steps)
+
+
+class GoldenRun(NamedTuple):
+    """What a process in mode golden told: per feed its nanoseconds and its logits [vocab], all repetitions in a row."""
+
+    load_ns: int
+    baseline_bytes: int
+    feed_ns: list[int]
+    logits: list[list[float]]
+    peak_bytes: int
+
+
+def parse_golden(lines: Iterable[str]) -> GoldenRun:
+    """A logit that is no number (JSON has none such, so null stands for it) comes back as NaN.
+
+    Raises:
+        RunnerFailed: as `parse_measure`.
+    """
+    events = _events(lines)
+    loaded, done = _one(events, "loaded"), _one(events, "done")
+    feeds = [event for event in events if event["event"] == "logits"]
+    try:
+        return GoldenRun(
+            load_ns=int(loaded["load_ns"]),
+            baseline_bytes=int(loaded["baseline_bytes"]),
+            feed_ns=[int(event["ns"]) for event in feeds],
+            logits=[[math.nan if v is None else float(v) for v in event["values"]] for event in feeds],
+            peak_bytes=int(done["peak_bytes"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunnerFailed(f"The runner's answer is malformed: {type(error).__name__} {error}.") from None

@@ -1,6 +1,6 @@
 """The plan: what a runner is told, in lines of words that C++ reads without a parser."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from device_agent.contracts import GenerateJob, MeasureJob, Program, Protocol, Sha256
 
@@ -50,5 +50,23 @@ def generate_plan(job: GenerateJob, paths: Mapping[Sha256, str], threads: int = 
         f"decode {job.new_tokens}",
         f"prompt {' '.join(map(str, job.prompt))}",
         *_chain(job.program, paths),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def golden_plan(
+    program: Program, tokens: Sequence[int], prefill: int, repetitions: int, paths: Mapping[Sha256, str]
+) -> str:
+    """Feed known tokens, the first `prefill` at once and the others one by one, and tell all logits; on one thread."""
+    lines = [
+        "mode golden",
+        "threads 1",
+        f"chunk {program.prefill_chunk}",
+        f"vocab {program.vocab_size}",
+        f"context {program.context_length}",
+        f"prefill {prefill}",
+        f"repetitions {repetitions}",
+        f"prompt {' '.join(map(str, tokens))}",
+        *_chain(program, paths),
     ]
     return "\n".join(lines) + "\n"

@@ -15,8 +15,14 @@ def agent(
     home: Annotated[
         Path, typer.Option("--home", envvar="FULCRUM_AGENT_HOME", help="Where its key, outbox and artifacts lie.")
     ] = DEFAULT_HOME / "agent",
-    runner: Annotated[Path, typer.Option("--runner", help="The bundle of the program that phones run.")] = DEFAULT_HOME
-    / "runner",
+    runner: Annotated[
+        Path | None,
+        typer.Option(
+            "--runner",
+            help="A runner's bundle, or a directory of them; those that were installed serve too. "
+            f"{DEFAULT_HOME / 'runner'} if it is there.",
+        ),
+    ] = None,
 ) -> None:
     """Serve the phones of this host: lease work, run it on them, report what came back. Ctrl-C ends it cleanly.
 
@@ -26,6 +32,8 @@ def agent(
     Examples:
 
         fulcrum agent --phone 127.0.0.1:5599
+
+        fulcrum agent --phone 192.168.1.20:5555 --runner runners/android-native
 
         FULCRUM_TOKEN=... fulcrum agent --server https://fulcrum.example --phone 192.168.1.20:5555 --name bench-1
     """
@@ -47,7 +55,7 @@ def agent(
         phones=phone,
         name=name or re.sub(r"[^A-Za-z0-9._\-]", "-", platform.node())[:64] or "agent",
         home=home,
-        runner=runner,
+        runner=runner or (DEFAULT_HOME / "runner" if (DEFAULT_HOME / "runner").exists() else None),
         token=os.environ.get("FULCRUM_TOKEN"),
     )
     working = Agent(settings)

@@ -1,6 +1,16 @@
 """Does an outcome answer the job that it came for?"""
 
-from device_agent.contracts import Failure, GenerateJob, Generation, Job, JobOutcome, Measurement
+from device_agent.contracts import (
+    CheckJob,
+    Failure,
+    GenerateJob,
+    Generation,
+    Job,
+    JobOutcome,
+    Measurement,
+    SelfCheck,
+    content_hash,
+)
 from server.errors import WrongAnswer
 
 
@@ -17,6 +27,8 @@ def require_answer(work: Job, serial: str, outcome: JobOutcome) -> None:
     given: dict[str, object] = {"kind": _kind(result), "program": result.program, "serial": result.serial}
     if isinstance(work, GenerateJob):
         asked["prompt"], given["prompt"] = work.prompt, getattr(result, "prompt", None)
+    elif isinstance(work, CheckJob):
+        asked["golden"], given["golden"] = content_hash(work.golden), getattr(result, "golden", None)
     else:
         asked["protocol"], given["protocol"] = work.protocol, getattr(result, "protocol", None)
     wrong = [name for name in asked if asked[name] != given[name]]
@@ -27,5 +39,11 @@ def require_answer(work: Job, serial: str, outcome: JobOutcome) -> None:
         )
 
 
-def _kind(result: Measurement | Generation) -> str:
-    return "measure" if isinstance(result, Measurement) else "generate"
+def _kind(result: Measurement | Generation | SelfCheck) -> str:
+    match result:
+        case Measurement():
+            return "measure"
+        case Generation():
+            return "generate"
+        case SelfCheck():
+            return "check"

@@ -6,11 +6,12 @@ import pytest
 from bench_examples import generate_job, measure_job, sha256, stub_bundle
 
 from device_agent.adb import DeadlineExceeded, Link
-from device_agent.bench import Bench, RunnerMismatch
+from device_agent.bench import Bench
 from device_agent.condition import read_condition, read_facts
 from device_agent.contracts import Blame, GenerateJob, Generation, MeasureJob, Measurement, PhoneState
 from device_agent.probe import probe
 from device_agent.runner.output import RunnerFailed
+from device_agent.runner.shelf import RunnerMismatch
 from device_agent.virtual import VirtualPhone
 
 

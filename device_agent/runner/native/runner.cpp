@@ -6,6 +6,7 @@
 #include <time.h>
 
 #include <cinttypes>
+#include <cmath>
 #include <cstdio>
 #include <exception>
 #include <new>
@@ -97,6 +98,27 @@ void generate(Chain& chain, const Plan& plan) {
   }
 }
 
+// Known tokens, the first plan.prefill at once and the others one by one; every logit is told (JSON has no NaN).
+void golden(Chain& chain, const Plan& plan) {
+  const size_t count = plan.prompt.size(), first = static_cast<size_t>(plan.prefill);
+  if (first < 1 || first > count) throw std::runtime_error("the plan prefills more tokens than its prompt has");
+  for (int repetition = 0; repetition < plan.repetitions; ++repetition) {
+    chain.clear();
+    for (size_t fed = 0, next = first; fed < count; fed = next, next = fed + 1) {
+      const std::vector<int64_t> tokens(plan.prompt.begin() + fed, plan.prompt.begin() + next);
+      const int64_t start = now_ns();
+      const float* logits = chain.feed(tokens);
+      printf("{\"event\":\"logits\",\"ns\":%" PRId64 ",\"values\":[", now_ns() - start);
+      for (int i = 0; i < plan.vocab; ++i) {
+        if (i) putchar(',');
+        if (std::isfinite(logits[i])) printf("%.9g", logits[i]);
+        else printf("null");
+      }
+      puts("]}");
+    }
+  }
+}
+
 void run(const char* path) {
   const Plan plan = read_plan(path);
   executorch::extension::threadpool::get_threadpool()->_unsafe_reset_threadpool(plan.threads);
@@ -106,6 +128,7 @@ void run(const char* path) {
   printf("{\"event\":\"loaded\",\"load_ns\":%" PRId64 ",\"baseline_bytes\":%" PRId64 "}\n", now_ns() - start, baseline);
   if (plan.mode == "measure") measure(chain, plan);
   else if (plan.mode == "generate") generate(chain, plan);
+  else if (plan.mode == "golden") golden(chain, plan);
   else throw std::runtime_error("the plan has an unknown mode: " + plan.mode);
   printf("{\"event\":\"done\",\"peak_bytes\":%" PRId64 "}\n", peak_bytes());
 }
