@@ -22,6 +22,7 @@ from server.api.views import (
     Problem,
     RunView,
     SearchView,
+    SelfCheckView,
 )
 from server.errors import RemoteFault
 from server.runs import RunSpec
@@ -83,6 +84,14 @@ class Client:
     def release_phone(self, serial: str) -> PhoneView:
         """End a phone's quarantine."""
         return self._post(f"/v1/phones/{serial}/release", PhoneView)
+
+    def test_phone(self, serial: str) -> SelfCheckView:
+        """Ask for a phone's self-check; while one is open, that one."""
+        return self._post(f"/v1/phones/{serial}/test", SelfCheckView)
+
+    def phone_test(self, serial: str, check: str) -> SelfCheckView:
+        """A self-check, as far as it is."""
+        return self._get(f"/v1/phones/{serial}/test/{check}", SelfCheckView)
 
     def upload(self, path: Path) -> Sha256:
         """Store a file's bytes, unless they are there already; returns their name."""

@@ -8,10 +8,13 @@ from server.clock import Clock, utc_now
 from server.corpora import Corpora
 from server.database import Database
 from server.fleet import Fleet
+from server.golden import GoldenExport
+from server.ledger import SqlBlockCache
 from server.queue.machine import Policy
 from server.queue.store import JobQueue
 from server.runbook import Runbook
 from server.searches import Searches
+from server.selfchecks import SelfChecks
 from server.settings import Settings
 
 
@@ -28,6 +31,8 @@ class Services:
     searches: Searches
     runbook: Runbook
     claims: Claims
+    golden: GoldenExport
+    selfchecks: SelfChecks
 
     @classmethod
     def of(cls, settings: Settings, clock: Clock = utc_now) -> "Services":
@@ -43,6 +48,7 @@ class Services:
             clock=clock,
         )
         artifacts = ArtifactStore(database, settings, clock)
+        golden = GoldenExport(artifacts, SqlBlockCache(database, clock))
         corpora = Corpora(database, artifacts, clock)
         return cls(
             settings=settings,
@@ -54,4 +60,6 @@ class Services:
             searches=Searches(database, queue, corpora, clock),
             runbook=Runbook(database, queue, clock),
             claims=Claims(database, queue, clock=clock),
+            golden=golden,
+            selfchecks=SelfChecks(database, queue, golden, clock),
         )

@@ -202,6 +202,18 @@ class JobRow(Base):
     finished_at: Mapped[datetime | None]
 
 
+class SelfCheckRow(Base):
+    """A self-check that somebody asked for. Its job, made once the golden Program is there, holds what came of it."""
+
+    __tablename__ = "self_checks"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    serial: Mapped[str] = mapped_column(index=True)
+    created_at: Mapped[datetime]
+    job_id: Mapped[str | None]
+    fault_json: Mapped[str | None]
+
+
 class EventRow(Base):
     """One change that a page may want to show; `seq` rises in commit order and is never used twice."""
 

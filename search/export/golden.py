@@ -8,8 +8,7 @@ outside it (tests/search/test_golden.py).
 
 import torch
 
-from device_agent.contracts import Golden, Program, Quantisation, Sha256, content_hash
-from search.export.pieces import toolchain
+from device_agent.contracts import Golden, Program, Quantisation
 from search.export.programs import export_model
 from search.ports import Store
 from trainer.architecture import Architecture, Attention, ShortConv
@@ -24,12 +23,6 @@ ARCHITECTURE = Architecture(
 )
 CONTEXT, CHUNK, PREFILL, TOKENS = 64, 16, 4, 48
 _SEED = 1
-
-
-def golden_key() -> Sha256:
-    """The name of what `export_golden` gives with the libraries that are installed."""
-    recipe = {"architecture": ARCHITECTURE.hash, "lengths": [CONTEXT, CHUNK, PREFILL, TOKENS], "seed": _SEED}
-    return content_hash({"toolchain": toolchain(), "golden": recipe})
 
 
 def golden_model() -> HybridLM:

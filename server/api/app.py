@@ -17,6 +17,7 @@ from server.settings import Settings
 
 _LOG = logging.getLogger(__name__)
 _REAP_SECONDS = 2.0
+_PREPARE_SECONDS = 0.5
 
 
 def create_app(settings: Settings, clock: Clock = utc_now) -> FastAPI:
@@ -29,12 +30,14 @@ def create_app(settings: Settings, clock: Clock = utc_now) -> FastAPI:
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.closing = asyncio.Event()
-        reaper = asyncio.create_task(_reap_forever(services))
+        tasks = [asyncio.create_task(_reap_forever(services)), asyncio.create_task(_prepare_forever(services))]
         yield
         app.state.closing.set()
-        reaper.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await reaper
+        services.golden.close()
+        for task in tasks:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
         services.database.close()
 
     app = FastAPI(title="Fulcrum", version="1", lifespan=lifespan, docs_url=None, redoc_url=None)
@@ -54,3 +57,12 @@ async def _reap_forever(services: Services) -> None:
         except Exception:
             _LOG.exception("taking lapsed leases back failed; the next round tries again")
         await asyncio.sleep(_REAP_SECONDS)
+
+
+async def _prepare_forever(services: Services) -> None:
+    while True:
+        try:
+            await run_in_threadpool(services.selfchecks.prepare)
+        except Exception:
+            _LOG.exception("preparing self-checks failed; the next round tries again")
+        await asyncio.sleep(_PREPARE_SECONDS)

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, computed_field
 
-from device_agent.contracts import Fault, Generation, PhoneFacts, PhoneState, Profile, Program, Sha256
+from device_agent.contracts import CheckStep, Fault, Generation, PhoneFacts, PhoneState, Profile, Program, Sha256
 from device_agent.contracts.base import MAX_TEXT
 from search.candidate import Candidate, Verdict
 from search.spec import SearchSpec
@@ -54,6 +54,33 @@ class PhoneJob(View):
     id: str
 
 
+class SelfCheckView(View):
+    """A self-check of a phone: `passed` only when every step was made and held."""
+
+    id: str
+    serial: str
+    state: Literal["preparing", "queued", "running", "passed", "failed"]
+    created_at: AwareDatetime
+    finished_at: AwareDatetime | None
+    runner: str | None = Field(description="Runner id and ExecuTorch version that ran it")
+    runner_bundle: Sha256 | None = Field(description="Hash of the runner's manifest")
+    executorch: str | None
+    steps: tuple[CheckStep, ...]
+    fault: Fault | None = Field(description="Why there was no result at all")
+    waiting: str | None = Field(default=None, description="What keeps a queued check from running")
+
+    @computed_field  # type: ignore[prop-decorator]  # mypy knows no decorated properties (python/mypy#1362)
+    @property
+    def passed(self) -> bool:
+        """Whether the phone's figures count."""
+        return self.state == "passed"
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing follows."""
+        return self.state in ("passed", "failed")
+
+
 class PhoneView(View):
     """One phone of the fleet, or one that an agent sees and nobody registered."""
 
@@ -68,6 +95,7 @@ class PhoneView(View):
     job: PhoneJob | None
     tags: tuple[str, ...]
     virtual: bool | None = Field(description="Its milliseconds are its host's; None until it was seen")
+    self_check: SelfCheckView | None = Field(default=None, description="The last finished check, or else the open one")
 
 
 class ArtifactView(View):

@@ -5,10 +5,12 @@ from typing import Annotated
 import typer
 
 from server.cli.options import DEFAULT_SERVER, JsonOption, ServerOption, connect
+from server.cli.phone_selfcheck import self_check
 from server.cli.phone_virtual import virtual
 
 app = typer.Typer(no_args_is_help=True)
 app.command()(virtual)
+app.command("test")(self_check)
 
 Serial = Annotated[str, typer.Argument(help="The phone's serial, as its agent names it: host:port on TCP.")]
 

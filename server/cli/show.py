@@ -11,7 +11,7 @@ from rich.table import Table
 
 from device_agent.contracts import Fault
 from search.candidate import Candidate, Phase, Verdict
-from server.api.views import CandidateView, PhoneView, RunView, SearchView
+from server.api.views import CandidateView, PhoneView, RunView, SearchView, SelfCheckView
 from trainer.architecture import Architecture
 
 _NAMES = ("id", "serial", "search")  # to be copied into the next command
@@ -47,6 +47,7 @@ def phones(views: Iterable[PhoneView]) -> None:
     for view in views:
         facts = view.facts
         notes = ["virtual: its milliseconds are this host's"] if view.virtual else []
+        notes += [] if view.self_check and view.self_check.passed else ["self-check not passed"]
         notes += [] if view.registered else ["not registered: fulcrum phone add " + view.serial]
         notes += [f"{view.fault.message} {view.fault.advice}"] if view.fault else []
         known = [escape(said or "") for said in ((facts.model, facts.soc, facts.android) if facts else ("", "", ""))]
@@ -179,3 +180,17 @@ def run(view: RunView) -> None:
             f"Token check {said}: {check.agreed} of {check.tokens} tokens are PyTorch's own choice; logits differ by "
             f"at most {check.max_logit_difference:.3g}.{ties}"
         )
+
+
+def self_check(check: SelfCheckView) -> None:
+    """Its steps, with their figures."""
+    table = _table(f"Self-check of {check.serial}", "step", "", "what was seen", "figures")
+    for step in check.steps:
+        figures = ", ".join(f"{name} {value:,.4g}" for name, value in step.figures.items())
+        table.add_row(step.name, "[green]ok[/]" if step.ok else "[red]FAILED[/]", escape(step.message), figures)
+    if check.steps:
+        console.print(table)
+    if check.fault:
+        fault("No result", check.fault)
+    verdict = "[bold green]passed[/]" if check.passed else "[bold red]not passed[/]"
+    console.print(f"{check.serial}: {verdict}" + (f" with {escape(check.runner)}" if check.runner else ""))
