@@ -121,7 +121,8 @@ def export_into(directory: Path) -> GoldenProgram:
 
 def _main() -> None:
     def watch() -> None:
-        sys.stdin.buffer.read()
+        while os.read(0, 1):
+            pass
         os._exit(1)
 
     threading.Thread(target=watch, name="parent", daemon=True).start()
