@@ -47,6 +47,12 @@ adbd: .cache/adbd
 	@command -v ip >/dev/null || [ -x /sbin/ip ] \
 	  || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -q -y --no-install-recommends iproute2; }
 
+# The Java runner's own logic is tested on this host's JVM.
+.PHONY: java
+java:
+	@command -v javac >/dev/null \
+	  || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -q -y --no-install-recommends openjdk-17-jdk-headless; }
+
 .PHONY: demo
 demo: ## Set up, then the main job: a search on a virtual phone, a winner, trained and talking (ARGS="--exit --summary out.json")
 	@start=$$(date +%s); $(MAKE) --no-print-directory setup && echo "Set-up took $$(( $$(date +%s) - start )) s."
@@ -54,7 +60,7 @@ demo: ## Set up, then the main job: a search on a virtual phone, a winner, train
 
 .PHONY: test
 test: ## Set up, then all checks and tests
-	@start=$$(date +%s); $(MAKE) --no-print-directory setup chromium adbd $(VENV)/.developer && echo "Set-up took $$(( $$(date +%s) - start )) s."
+	@start=$$(date +%s); $(MAKE) --no-print-directory setup chromium adbd java $(VENV)/.developer && echo "Set-up took $$(( $$(date +%s) - start )) s."
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
@@ -68,6 +74,16 @@ bench-search: setup $(VENV)/.developer ## Our sampler beside Optuna's random one
 .PHONY: bench-link
 bench-link: setup adbd $(VENV)/.developer ## Push, pull and shell of our link beside Google's adb, against AOSP's daemon
 	$(BIN)/python tests/device_agent/bench_link.py
+
+.PHONY: runner-java
+runner-java: setup java ## Compile and dex the Java runner against ExecuTorch's Android classes (npm, Debian; no phone)
+	$(BIN)/python tests/device_agent/bench_java_runner.py
+
+.PHONY: runner-arm64
+runner-arm64: setup ## Compile the native runner for arm64 against the wheel's headers (no link, no phone)
+	@command -v aarch64-linux-gnu-g++ >/dev/null \
+	  || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -q -y --no-install-recommends g++-aarch64-linux-gnu; }
+	$(BIN)/python tests/device_agent/bench_arm64_runner.py
 
 .PHONY: constraints
 constraints: setup $(VENV)/.developer ## Pin what is installed now

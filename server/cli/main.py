@@ -12,7 +12,7 @@ _GROUPS = {
     "corpus": "Register the text that candidates are scored and winners are trained on.",
     "search": "Submit searches, watch them, and read their candidates.",
     "run": "Train a winner and hear it talk on the phone.",
-    "runner": "Build the program that phones run.",
+    "runner": "Build, install and check the program that phones run.",
     "db": "Bring the database up to date.",
 }
 _COMMANDS = {"server": "server", "agent": "agent", "demo": "demo"}

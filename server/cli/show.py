@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from device_agent.contracts import Fault
+from device_agent.contracts import CheckStep, Fault
 from search.candidate import Candidate, Phase, Verdict
 from server.api.views import CandidateView, PhoneView, RunView, SearchView, SelfCheckView
 from trainer.architecture import Architecture
@@ -182,14 +182,23 @@ def run(view: RunView) -> None:
         )
 
 
-def self_check(check: SelfCheckView) -> None:
-    """Its steps, with their figures."""
-    table = _table(f"Self-check of {check.serial}", "step", "", "what was seen", "figures")
-    for step in check.steps:
-        figures = ", ".join(f"{name} {value:,.4g}" for name, value in step.figures.items())
+def check_steps(serial: str, steps: Sequence[CheckStep]) -> None:
+    """The steps of a self-check, with their figures."""
+    table = _table(f"Self-check of {serial}", "step", "", "what was seen", "figures")
+    for step in steps:
+        figures = ", ".join(f"{name} {_number(value)}" for name, value in step.figures.items())
         table.add_row(step.name, "[green]ok[/]" if step.ok else "[red]FAILED[/]", escape(step.message), figures)
+    console.print(table)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"  # bytes are whole, milliseconds are not
+
+
+def self_check(check: SelfCheckView) -> None:
+    """A self-check that is finished."""
     if check.steps:
-        console.print(table)
+        check_steps(check.serial, check.steps)
     if check.fault:
         fault("No result", check.fault)
     verdict = "[bold green]passed[/]" if check.passed else "[bold red]not passed[/]"
