@@ -49,6 +49,12 @@ def charging(values: Mapping[str, str]) -> bool | None:
     return None if status not in (2, 3, 4, 5) else status == 2
 
 
+def battery_health(values: Mapping[str, str]) -> int | None:
+    """BatteryManager's BATTERY_HEALTH: 2 good, 3 overheat, 4 dead, 5 over voltage, 6 failure, 7 cold; 1 is unknown."""
+    health = integer(values.get("health"))
+    return None if health == 1 else health
+
+
 def thermal_status(text: str) -> int | None:
     """`dumpsys thermalservice`: 0 none to 6 shutdown."""
     match = _STATUS.search(text)
@@ -84,6 +90,16 @@ def frequencies(text: str) -> dict[str, tuple[int, int]]:
         if len(words) == 3 and words[1].isdigit() and words[2].isdigit() and int(words[2]) > 0:
             found[words[0]] = (int(words[1]), int(words[2]))
     return found
+
+
+def cluster_cores(text: str) -> dict[str, tuple[int, ...]]:
+    """Lines of "policyN core core ...", from related_cpus: policy to its cores; a policy without any is unknown."""
+    lines = [line.split() for line in text.splitlines()]
+    return {
+        words[0]: tuple(map(int, words[1:]))
+        for words in lines
+        if len(words) > 1 and all(word.isdecimal() for word in words[1:])
+    }
 
 
 def meminfo(text: str) -> dict[str, int]:

@@ -12,6 +12,7 @@ _FREQUENCIES = (
     "for p in /sys/devices/system/cpu/cpufreq/policy*; do "
     'echo "${p##*/}" $(cat "$p/scaling_max_freq") $(cat "$p/cpuinfo_max_freq"); done'
 )
+_CLUSTERS = 'for p in /sys/devices/system/cpu/cpufreq/policy*; do echo "${p##*/}" $(cat "$p/related_cpus"); done'
 _CONDITION = {
     "battery": "dumpsys battery",
     "thermal": "dumpsys thermalservice",
@@ -24,6 +25,7 @@ _FACTS = {
     "frequencies": _FREQUENCIES,
     "memory": "cat /proc/meminfo",
     "cores": "cat /sys/devices/system/cpu/possible",
+    "clusters": _CLUSTERS,
     "space": "df -k /data/local/tmp",
 }
 
@@ -68,7 +70,9 @@ def read_facts(link: Link) -> PhoneFacts:
         abi=known.get("ro.product.cpu.abi"),
         cores=android.cores(text["cores"]),
         cluster_max_khz={policy: highest for policy, (_, highest) in android.frequencies(text["frequencies"]).items()},
+        cluster_cores=android.cluster_cores(text["clusters"]),
         memory_bytes=android.meminfo(text["memory"]).get("MemTotal"),
         free_bytes=android.free_bytes(text["space"]),
+        serialno=known.get("ro.serialno") or None,
         virtual=known.get("ro.fulcrum.virtual") == "1",
     )

@@ -25,8 +25,11 @@ _GONE = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.GONE})
 _Value = TypeVar("_Value", bound=BaseModel)
 
 
-class _Poll(BaseModel):
+class Greeting(BaseModel):
+    """The server's answer to a report: when the next is due, and which phones to check now."""
+
     poll_seconds: float
+    check: tuple[str, ...] = ()
 
 
 class ServerUnavailable(FulcrumError):
@@ -77,10 +80,9 @@ class ServerClient:
         """Close the connections."""
         self._http.close()
 
-    def report(self, name: str, report: AgentReport) -> float:
-        """Tell of the phones; the seconds until the next report is due."""
-        answer = self._call("PUT", f"/v1/agents/{name}", report)
-        return _parse(_Poll, answer).poll_seconds
+    def report(self, name: str, report: AgentReport) -> Greeting:
+        """Tell of the phones."""
+        return _parse(Greeting, self._call("PUT", f"/v1/agents/{name}", report))
 
     def lease(self, request: LeaseRequest) -> Lease | None:
         """Ask for work; None when there is none."""

@@ -25,6 +25,7 @@ class LeaseKeeper:
         self._lock = threading.Lock()
         self._link: Link | None = None
         self._thread = threading.Thread(target=self._keep, name=f"lease-{lease.job_id}", daemon=True)
+        self._dropped = False
         self.lost = False
 
     def __enter__(self) -> Self:
@@ -43,12 +44,13 @@ class LeaseKeeper:
         """Close this link, and with it what runs on the phone, when the lease is lost."""
         with self._lock:
             self._link = link
-            if self.lost:
+            if self.lost or self._dropped:
                 link.close()
 
     def drop(self) -> None:
-        """Stop the work now."""
+        """Stop the work now, or as soon as it begins."""
         with self._lock:
+            self._dropped = True
             if self._link is not None:
                 self._link.close()
 

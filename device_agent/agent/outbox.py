@@ -4,17 +4,19 @@ import sqlite3
 import threading
 from pathlib import Path
 
-from device_agent.contracts import Lease, LeaseResult
+from device_agent.contracts import LeaseResult
+
+_BUSY_SECONDS = 60.0
 
 
 class Outbox:
-    """Safe to share between threads; one process at a time (the agent's lock sees to that)."""
+    """Safe to share between threads, and between the processes of one agent: each opens it for itself."""
 
     def __init__(self, path: Path) -> None:
         """Open or make the journal."""
         path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = threading.Lock()
-        self._database = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+        self._database = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=_BUSY_SECONDS)
         self._database.execute("PRAGMA journal_mode=WAL")
         self._database.execute("PRAGMA synchronous=FULL")
         self._database.execute(
@@ -22,12 +24,12 @@ class Outbox:
             "(number INTEGER PRIMARY KEY, job_id TEXT, epoch INTEGER, body TEXT, UNIQUE (job_id, epoch))"
         )
 
-    def put(self, lease: Lease, result: LeaseResult) -> None:
+    def put(self, job_id: str, result: LeaseResult) -> None:
         """Journal an outcome; a second one under the same lease does not replace the first."""
         with self._lock:
             self._database.execute(
                 "INSERT OR IGNORE INTO results (job_id, epoch, body) VALUES (?, ?, ?)",
-                (lease.job_id, lease.epoch, result.model_dump_json()),
+                (job_id, result.epoch, result.model_dump_json()),
             )
 
     def pending(self) -> list[tuple[int, str, LeaseResult]]:

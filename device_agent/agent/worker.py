@@ -1,4 +1,4 @@
-"""One phone's worker: probe it, lease a job for it, run the job, journal the outcome; one at a time."""
+"""One phone's work: probe it, check it, lease a job for it, run the job, journal the outcome; one at a time."""
 
 import logging
 import threading
@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 
 from device_agent.adb import Link
 from device_agent.agent.cache import ArtifactCache
 from device_agent.agent.client import ServerClient
 from device_agent.agent.keeper import LeaseKeeper
+from device_agent.agent.messages import Held, News, Orders
 from device_agent.agent.outbox import Outbox
 from device_agent.bench import Bench
 from device_agent.contracts import (
@@ -19,6 +19,7 @@ from device_agent.contracts import (
     Failure,
     Fault,
     FulcrumError,
+    HealthCheck,
     JobOutcome,
     Lease,
     LeaseRequest,
@@ -26,70 +27,72 @@ from device_agent.contracts import (
     PhoneState,
     Sighting,
     Success,
+    Vitals,
 )
+from device_agent.health import check
 from device_agent.probe import probe
 from device_agent.runner.bundle import RunnerBundle
 
 _EAGER_SECONDS = 0.1
-_LOG = logging.getLogger(__name__)
 _CONNECT_SECONDS = 15.0
+_STEP_SECONDS = 240.0  # nothing but a job takes longer: each call to phone and server has a deadline of its own
+_DELIVERY_SECONDS = 2.0
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Tools:
-    """What the workers of one agent share."""
+    """What a phone's process works with."""
 
     client: ServerClient
     outbox: Outbox
     cache: ArtifactCache
     runners: Sequence[RunnerBundle]
-    key_path: Path
-    name: str
-    incarnation: str
-    probe_seconds: float
-    process_seconds: float
-    deliver: Callable[[], None]
 
 
 class PhoneWorker:
-    """A thread for one phone. `poll_seconds` is how long it waits between questions for work, at the longest.
+    """The loop of one phone's process. `poll_seconds` is how long it waits between questions for work, at the longest.
 
     After a job it asks again soon: in a search the next one often follows at once.
     """
 
-    def __init__(self, address: str, tools: Tools) -> None:
-        self.address = address
+    def __init__(self, orders: Orders, tools: Tools, tell: Callable[[News], None]) -> None:
+        """`tell` takes news to the agent."""
         self.poll_seconds = 2.0
-        self._tools = tools
+        self._orders, self._tools, self._tell = orders, tools, tell
         self._stop = threading.Event()
+        self._wake = threading.Event()
+        self._delivered = threading.Event()
         self._keeper: LeaseKeeper | None = None
         self._failures = 0
         self._unanswered = 0
         self._probe_at = 0.0
-        self._sighting = Sighting(serial=address, state=PhoneState.UNPROVEN, probed_at=datetime.now(UTC))
-        self._thread = threading.Thread(target=self._run, name=f"phone-{address}", daemon=True)
+        self._check_at = 0.0
+        self._jobs_unchecked = 0
+        self._sighting = Sighting(
+            serial=orders.serial, via=orders.via, state=PhoneState.UNPROVEN, probed_at=datetime.now(UTC)
+        )
 
-    @property
-    def sighting(self) -> Sighting:
-        """The phone as it was last seen."""
-        return self._sighting
+    def check_soon(self) -> None:
+        """Check the phone's health as soon as no job runs; from any thread."""
+        self._check_at = self._probe_at = 0.0
+        self._wake.set()
 
-    def start(self) -> None:
-        """Start working."""
-        self._thread.start()
+    def delivered(self) -> None:
+        """The server has what the outbox held; from any thread."""
+        self._delivered.set()
 
     def stop(self) -> None:
-        """Stop: what runs on the phone is killed, and its job is given back."""
+        """End `run` soon, from any thread: what runs on the phone is killed, and its job is given back."""
         self._stop.set()
+        self._wake.set()
+        self._delivered.set()
         keeper = self._keeper
         if keeper is not None:
             keeper.drop()
 
-    def join(self, seconds: float) -> None:
-        """Wait for the end of `stop`."""
-        self._thread.join(seconds)
-
-    def _run(self) -> None:
+    def run(self) -> None:
+        """Work until `stop`."""
         while not self._stop.is_set():
             try:
                 self._turn()
@@ -97,11 +100,13 @@ class PhoneWorker:
             except FulcrumError as error:
                 self._failures += 1
                 pause = min(30.0, self.poll_seconds * 2 ** min(self._failures, 5))
-                _LOG.warning("%s: %s Again in %.0f s.", self.address, error.message, pause)
-            except Exception:
-                _LOG.exception("%s", self.address)
-                pause = 30.0
-            self._stop.wait(pause)
+                _LOG.warning("%s: %s Again in %.0f s.", self._orders.serial, error.message, pause)
+            self._say(pause + _STEP_SECONDS)
+            self._wake.wait(pause)
+            self._wake.clear()
+
+    def _say(self, patience: float = _STEP_SECONDS, held: Held | None = None, outcome: bool = False) -> None:
+        self._tell(News(sighting=self._sighting, patience=patience, held=held, outcome=outcome))
 
     def _turn(self) -> None:
         """Probe when it is time, then work as long as there is work."""
@@ -110,38 +115,69 @@ class PhoneWorker:
                 self._probe()
             if self._sighting.state is not PhoneState.READY:
                 return
-            request = LeaseRequest(agent=self._tools.name, incarnation=self._tools.incarnation, serials=(self.address,))
+            request = LeaseRequest(
+                agent=self._orders.name, incarnation=self._orders.incarnation, serials=(self._orders.serial,)
+            )
             lease = self._tools.client.lease(request)
             self._failures = 0
             if lease is None:
-                self._unanswered += 1
+                self._unanswered = min(self._unanswered + 1, 10)
                 return
             self._work(lease)
             self._unanswered = 0
 
     def _probe(self) -> None:
-        before = self._sighting.state
-        self._sighting = probe(self.address, self._tools.key_path, self._sighting.facts)
-        if self._sighting.state is PhoneState.READY:
-            self._probe_at = time.monotonic() + self._tools.probe_seconds
+        before = self._sighting
+        due = time.monotonic() >= self._check_at or self._jobs_unchecked >= self._orders.check_jobs
+        self._sighting = probe(
+            self._orders.serial,
+            self._orders.key_path,
+            before,
+            policy=self._orders.battery,
+            check=self._check if due else None,
+        )
+        if self._sighting.state in (PhoneState.READY, PhoneState.RESTING):
+            self._probe_at = time.monotonic() + self._orders.probe_seconds
         else:
             self._probe_at = time.monotonic() + self.poll_seconds
-        if self._sighting.state is not before:
-            why = f": {self._sighting.fault.message} {self._sighting.fault.advice}" if self._sighting.fault else ""
-            _LOG.info("%s is %s%s", self.address, self._sighting.state, why)
+        if self._sighting.health is not before.health and self._sighting.health is not None:
+            self._check_at = time.monotonic() + self._orders.check_seconds
+            self._jobs_unchecked = 0
+        self._log_change(before)
+        self._say()
+
+    def _check(self, link: Link, vitals: Vitals) -> HealthCheck:
+        return check(link, vitals, self._orders.battery, self._orders.min_free_bytes)
+
+    def _log_change(self, before: Sighting) -> None:
+        now = self._sighting
+        if now.state is not before.state:
+            why = f": {now.fault.message} {now.fault.advice}" if now.fault else ""
+            _LOG.info("%s is %s%s", now.serial, now.state, why)
+        if now.health is not before.health and now.health is not None and not now.health.passed:
+            failed = "; ".join(f"{item.name}: {item.detail}" for item in now.health.items if not item.passed)
+            _LOG.warning("%s failed its health check: %s", now.serial, failed)
 
     def _work(self, lease: Lease) -> None:
-        _LOG.info("%s: job %s (%s)", self.address, lease.job_id, lease.job.kind)
+        serial = self._orders.serial
+        _LOG.info("%s: job %s (%s)", serial, lease.job_id, lease.job.kind)
         started = time.monotonic()
+        held = Held(job_id=lease.job_id, epoch=lease.epoch, secret=lease.secret)
+        self._say(self._orders.job_seconds, held)
         with LeaseKeeper(self._tools.client, lease) as keeper:
             self._keeper = keeper
             outcome = self._attempt(lease, keeper)
             self._keeper = None
-            if keeper.lost:
-                return
-        _LOG.info("%s: job %s: %s in %.1f s", self.address, lease.job_id, outcome.kind, time.monotonic() - started)
-        self._tools.outbox.put(lease, LeaseResult(epoch=lease.epoch, secret=lease.secret, outcome=outcome))
-        self._tools.deliver()
+        self._jobs_unchecked += 1
+        if keeper.lost:
+            self._say()
+            return
+        _LOG.info("%s: job %s: %s in %.1f s", serial, lease.job_id, outcome.kind, time.monotonic() - started)
+        result = LeaseResult(epoch=lease.epoch, secret=lease.secret, outcome=outcome)
+        self._tools.outbox.put(lease.job_id, result)
+        self._delivered.clear()
+        self._say(outcome=True)
+        self._delivered.wait(_DELIVERY_SECONDS)  # until then the server takes the phone for busy
 
     def _attempt(self, lease: Lease, keeper: LeaseKeeper) -> JobOutcome:
         fault: Fault
@@ -149,10 +185,10 @@ class PhoneWorker:
             if keeper.lost or self._stop.is_set():
                 return Failure(fault=_stopped())
             files = self._tools.cache.files_of(lease.job.program)
-            with Link.connect(self.address, self._tools.key_path, _CONNECT_SECONDS) as link:
+            with Link.connect(self._orders.serial, self._orders.key_path, _CONNECT_SECONDS) as link:
                 keeper.guard(link)
                 bench = Bench(
-                    link, self._tools.runners, serial=lease.serial, process_seconds=self._tools.process_seconds
+                    link, self._tools.runners, serial=lease.serial, process_seconds=self._orders.process_seconds
                 )
                 return Success(result=bench.run(lease.job, files))
         except FulcrumError as error:

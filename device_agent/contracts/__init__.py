@@ -27,7 +27,17 @@ from device_agent.contracts.measurement import (
     TokenStep,
     Transfer,
 )
-from device_agent.contracts.phone import AgentReport, PhoneFacts, PhoneState, Sighting
+from device_agent.contracts.phone import (
+    AgentReport,
+    HealthCheck,
+    HealthItem,
+    PhoneFacts,
+    PhoneState,
+    Route,
+    Sighting,
+    Vitals,
+    WorkerProcess,
+)
 from device_agent.contracts.profile import Figure, Profile
 from device_agent.contracts.program import (
     Program,
@@ -55,6 +65,8 @@ __all__ = [
     "GenerateJob",
     "Generation",
     "Golden",
+    "HealthCheck",
+    "HealthItem",
     "Job",
     "JobOutcome",
     "Lease",
@@ -70,6 +82,7 @@ __all__ = [
     "Program",
     "Protocol",
     "Quantisation",
+    "Route",
     "SelfCheck",
     "Sha256",
     "Sighting",
@@ -78,6 +91,8 @@ __all__ = [
     "Success",
     "TokenStep",
     "Transfer",
+    "Vitals",
+    "WorkerProcess",
     "canonical_json",
     "content_hash",
 ]
