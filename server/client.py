@@ -10,13 +10,15 @@ from typing import Any, Self, TypeVar
 import httpx2
 from pydantic import BaseModel, ValidationError
 
-from device_agent.contracts import Blame, Fault, FulcrumError, Measurement, Sha256
+from device_agent.contracts import Blame, Fault, FulcrumError, Measurement, PhoneState, Sha256
 from search.spec import SearchSpec
 from server.api.views import (
     CandidateView,
     CorpusFile,
     CorpusSpec,
     CorpusView,
+    Maintenance,
+    PhoneChange,
     PhoneRegistration,
     PhoneView,
     Problem,
@@ -65,25 +67,60 @@ class Client:
             return False
         return True
 
-    def phones(self) -> list[PhoneView]:
-        """Every phone, registered or seen."""
-        return self._list("/v1/phones", PhoneView)
+    def phones(
+        self,
+        *,
+        model: str | None = None,
+        soc: str | None = None,
+        android: str | None = None,
+        tags: tuple[str, ...] = (),
+        group: str | None = None,
+        state: PhoneState | None = None,
+    ) -> list[PhoneView]:
+        """Every phone, registered or seen; or those that fit."""
+        wanted = {"model": model, "soc": soc, "android": android, "tag": tags or None, "group": group, "state": state}
+        return self._list("/v1/phones", PhoneView, {name: value for name, value in wanted.items() if value is not None})
 
     def phone(self, serial: str) -> PhoneView:
         """One phone."""
         return self._get(f"/v1/phones/{serial}", PhoneView)
 
-    def register_phone(self, serial: str, name: str | None = None, tags: tuple[str, ...] = ()) -> PhoneView:
-        """Take a phone into the fleet; again is no error."""
-        return self._post("/v1/phones", PhoneView, PhoneRegistration(serial=serial, name=name, tags=tags))
+    def register_phone(
+        self,
+        serial: str,
+        name: str | None = None,
+        tags: tuple[str, ...] = (),
+        *,
+        group: str | None = None,
+        note: str | None = None,
+    ) -> PhoneView:
+        """Take a phone into the fleet; again is no error, and changes only what is given."""
+        body = PhoneRegistration(serial=serial, name=name, tags=tags, group=group, note=note)
+        return self._post("/v1/phones", PhoneView, body)
+
+    def change_phone(self, serial: str, change: PhoneChange) -> PhoneView:
+        """Name, group, tag or annotate a registered phone; what was not set in `change` stays."""
+        content = change.model_dump_json(exclude_unset=True).encode()
+        answer = self._send(
+            "PATCH", f"/v1/phones/{serial}", content=content, headers={"content-type": "application/json"}
+        )
+        return PhoneView.model_validate_json(answer.content)
 
     def remove_phone(self, serial: str) -> None:
         """Take a phone out of the fleet."""
         self._send("DELETE", f"/v1/phones/{serial}")
 
     def release_phone(self, serial: str) -> PhoneView:
-        """End a phone's quarantine."""
+        """End a phone's quarantine, or its maintenance."""
         return self._post(f"/v1/phones/{serial}/release", PhoneView)
+
+    def maintain_phone(self, serial: str, reason: str = "") -> PhoneView:
+        """Give a phone no more work until it is released."""
+        return self._post(f"/v1/phones/{serial}/maintenance", PhoneView, Maintenance(reason=reason))
+
+    def check_phone(self, serial: str) -> PhoneView:
+        """Ask for a health check; its result appears in the phone's `health`."""
+        return self._post(f"/v1/phones/{serial}/check", PhoneView)
 
     def test_phone(self, serial: str) -> SelfCheckView:
         """Ask for a phone's self-check; while one is open, that one."""
@@ -179,8 +216,8 @@ class Client:
     def _get(self, path: str, kind: type[Model]) -> Model:
         return kind.model_validate_json(self._send("GET", path).content)
 
-    def _list(self, path: str, kind: type[Model]) -> list[Model]:
-        return [kind.model_validate(item) for item in self._send("GET", path).json()]
+    def _list(self, path: str, kind: type[Model], query: dict[str, Any] | None = None) -> list[Model]:
+        return [kind.model_validate(item) for item in self._send("GET", path, params=query).json()]
 
     def _post(self, path: str, kind: type[Model], body: BaseModel | None = None, key: str | None = None) -> Model:
         headers = {"content-type": "application/json"} | ({} if key is None else {"idempotency-key": key})

@@ -18,7 +18,7 @@ from server.clock import Clock, Ids, new_id, utc_now
 from server.corpora import Corpora
 from server.database import Database
 from server.errors import BudgetOutOfReach, NotFound, PhoneNotReady, UnknownCorpus, UnknownPhone
-from server.queue.phones import hindrance
+from server.queue.phones import hindrance, require_serials
 from server.queue.store import JobQueue
 from server.runs import Progress, WorkState
 from server.tables import CandidateRow, CorpusRow, JobRow, PhoneRow, SearchRow
@@ -39,6 +39,8 @@ class Searches:
     def submit(self, spec: SearchSpec, key: str | None = None) -> SearchView:
         """Queue a search; the same Idempotency-Key again gives the same search.
 
+        A group or a tag among its phones stands for those who have it now.
+
         Raises:
             BudgetOutOfReach: nothing in the space can keep a budget.
             UnknownCorpus, UnknownPhone: what the spec names is not registered.
@@ -55,6 +57,7 @@ class Searches:
             if known is not None:
                 return _view(session, session.get_one(SearchRow, known))
             now = self._clock()
+            asked, spec = spec, spec.model_copy(update={"phones": require_serials(session, spec.phones)})
             _require_parts(session, spec, now)
             row = SearchRow(
                 id=self._ids(),
@@ -66,7 +69,7 @@ class Searches:
                 cancel_requested=False,
             )
             session.add(row)
-            idempotency.remember(session, _ROUTE, key, spec, row.id, now)
+            idempotency.remember(session, _ROUTE, key, asked, row.id, now)
             events.record(session, now, "search", row.id, row.id)
             session.flush()
             return _view(session, row)

@@ -44,6 +44,7 @@ class Services:
             database,
             policy,
             quarantine_after=settings.quarantine_after,
+            quarantine_seconds=settings.quarantine_seconds,
             queue_seconds=settings.queue_seconds,
             clock=clock,
         )
@@ -54,7 +55,12 @@ class Services:
             settings=settings,
             database=database,
             queue=queue,
-            fleet=Fleet(database, clock),
+            fleet=Fleet(
+                database,
+                clock,
+                quarantine_after=settings.quarantine_after,
+                quarantine_seconds=settings.quarantine_seconds,
+            ),
             artifacts=artifacts,
             corpora=corpora,
             searches=Searches(database, queue, corpora, clock),

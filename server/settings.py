@@ -35,6 +35,9 @@ class Settings(BaseSettings):
     lease_seconds: float = Field(default=30.0, gt=0, description="A lease lapses this long after the last heartbeat")
     attempts: int = Field(default=3, ge=1, description="Leases that a job gets before it fails")
     quarantine_after: int = Field(default=3, ge=1, description="Phone faults in a row that quarantine the phone")
+    quarantine_seconds: float = Field(
+        default=600.0, ge=0, description="How long a phone is quarantined before a passed health check ends it"
+    )
     queue_seconds: float = Field(
         default=1800.0, gt=0, description="How long a job waits for a phone that is not usable"
     )

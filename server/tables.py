@@ -60,14 +60,25 @@ class PhoneRow(Base):
     registered: Mapped[bool] = mapped_column(default=False)
     name: Mapped[str | None]
     tags_json: Mapped[str] = mapped_column(default="[]")
+    group_name: Mapped[str | None]
+    note: Mapped[str | None]
     agent: Mapped[str | None]
+    via: Mapped[str | None]
     state: Mapped[str] = mapped_column(default="unproven")
     facts_json: Mapped[str | None]
     fault_json: Mapped[str | None]
+    vitals_json: Mapped[str | None]
+    health_json: Mapped[str | None]
+    worker_json: Mapped[str | None]
+    probed_at: Mapped[datetime | None]
     last_seen: Mapped[datetime | None]
     usable_at: Mapped[datetime | None]
     faults_in_a_row: Mapped[int] = mapped_column(default=0)
     quarantine_json: Mapped[str | None]
+    quarantined_at: Mapped[datetime | None]
+    maintenance_json: Mapped[str | None]
+    check_at: Mapped[datetime | None]
+    check_told_at: Mapped[datetime | None]
 
 
 class ArtifactRow(Base):

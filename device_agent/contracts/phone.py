@@ -14,7 +14,7 @@ Route = Literal["tcp", "usb", "adb-server"]
 class PhoneState(StrEnum):
     """What the last end-to-end probe proved of a phone, and what keeps a proved phone from work.
 
-    An agent reports the first five; the server adds the last two.
+    An agent reports the first five; the others are the server's.
     """
 
     UNPROVEN = "unproven"
@@ -24,6 +24,7 @@ class PhoneState(StrEnum):
     UNREACHABLE = "unreachable"
     QUARANTINED = "quarantined"  # by the server, after its own faults
     MAINTENANCE = "maintenance"  # by hand
+    SILENT = "silent"  # its agent has stopped reporting, so that what it said is worth nothing
 
 
 class PhoneFacts(Wire):

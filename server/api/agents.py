@@ -10,16 +10,14 @@ from server.api.problems import RESPONSES
 from server.api.views import AgentGreeting
 
 router = APIRouter(prefix="/v1", tags=["agents"], responses=RESPONSES)
-_POLL_SECONDS = 2.0
 
 
-@router.put("/agents/{name}", operation_id="report_agent")
+@router.put("/agents/{name}", operation_id="report_agent", response_model_exclude_unset=True)
 def report_agent(
     name: Annotated[str, Path(pattern=r"^[A-Za-z0-9._\-]{1,64}$")], report: AgentReport, services: ServicesDep
 ) -> AgentGreeting:
-    """Say which phones an agent sees, and in what state."""
-    services.fleet.report(name, report)
-    return AgentGreeting(poll_seconds=_POLL_SECONDS)
+    """Say which phones an agent sees, and in what state; hear when to report again, and which phones to check."""
+    return services.fleet.report(name, report)
 
 
 @router.post("/leases", operation_id="lease_job", responses={204: {"description": "No work"}}, response_model=Lease)

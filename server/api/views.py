@@ -4,7 +4,20 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, computed_field
 
-from device_agent.contracts import CheckStep, Fault, Generation, PhoneFacts, PhoneState, Profile, Program, Sha256
+from device_agent.contracts import (
+    CheckStep,
+    Fault,
+    Generation,
+    HealthItem,
+    PhoneFacts,
+    PhoneState,
+    Profile,
+    Program,
+    Route,
+    Sha256,
+    Vitals,
+    WorkerProcess,
+)
 from device_agent.contracts.base import MAX_TEXT
 from search.candidate import Candidate, Verdict
 from search.spec import SearchSpec
@@ -34,17 +47,50 @@ class Health(View):
 
 
 class AgentGreeting(View):
-    """The answer to an agent's report: how often to report."""
+    """The answer to an agent's report: how often to report, and which phones' health to check now."""
 
     poll_seconds: float
+    check: tuple[str, ...] = ()
+
+
+PhoneName = Annotated[str, Field(pattern=r"^[A-Za-z0-9 ._\-]{1,64}$")]
+Group = Annotated[str, Field(pattern=r"^[A-Za-z0-9._\-]{1,64}$")]
+Tag = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\x00]*$")]
+Note = Annotated[str, Field(max_length=1000, pattern=r"^[^\x00]*$")]
 
 
 class PhoneRegistration(Request):
-    """The body of `POST /v1/phones`."""
+    """The body of `POST /v1/phones`. What is left out stays as it is on a phone that is registered already."""
 
     serial: str = Field(pattern=r"^[A-Za-z0-9._:\-]{1,128}$")
-    name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9 ._\-]{1,64}$")
-    tags: tuple[Annotated[str, Field(max_length=64)], ...] = Field(default=(), max_length=32)
+    name: PhoneName | None = None
+    group: Group | None = None
+    tags: tuple[Tag, ...] = Field(default=(), max_length=32)
+    note: Note | None = None
+
+
+class PhoneChange(Request):
+    """The body of `PATCH /v1/phones/{serial}`: what is left out stays, and null takes away."""
+
+    name: PhoneName | None = None
+    group: Group | None = None
+    note: Note | None = None
+    add_tags: tuple[Tag, ...] = Field(default=(), max_length=32)
+    remove_tags: tuple[Tag, ...] = Field(default=(), max_length=32)
+
+
+class Maintenance(Request):
+    """The body of `POST /v1/phones/{serial}/maintenance`."""
+
+    reason: Note = Field(default="", description="What is done to the phone, for those who wonder why it does not work")
+
+
+class HealthView(View):
+    """A phone's last health check."""
+
+    started_at: AwareDatetime
+    passed: bool
+    items: tuple[HealthItem, ...]
 
 
 class PhoneJob(View):
@@ -94,6 +140,13 @@ class PhoneView(View):
     last_seen: AwareDatetime | None
     job: PhoneJob | None
     tags: tuple[str, ...]
+    group: str | None = None
+    note: str | None = None
+    via: Route | None = Field(default=None, description="How its agent found it, when nobody named it there")
+    probed_at: AwareDatetime | None = Field(default=None, description="When its agent last tried a round trip")
+    vitals: Vitals | None = None
+    health: HealthView | None = None
+    worker: WorkerProcess | None = Field(default=None, description="The process that works for it")
     virtual: bool | None = Field(description="Its milliseconds are its host's; None until it was seen")
     self_check: SelfCheckView | None = Field(default=None, description="The last finished check, or else the open one")
 

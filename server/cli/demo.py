@@ -122,7 +122,7 @@ def _start(household: "Household", home: Path) -> tuple[str, str]:
 
 def _register(household: "Household", client: "Client", serial: str) -> None:
     from device_agent.contracts import PhoneState
-    from server.cli import show
+    from server.cli import show_phones
     from server.clock import utc_now
 
     begun = utc_now()
@@ -134,7 +134,7 @@ def _register(household: "Household", client: "Client", serial: str) -> None:
         return phone.state is PhoneState.READY and phone.last_seen is not None and phone.last_seen > begun
 
     household.wait_until("The phone's proof by a round trip", proved, 60)
-    show.phones([client.phone(serial)])
+    show_phones.table([client.phone(serial)])
 
 
 def _spec(client: "Client", serial: str, budgets: "Budgets", candidates: int, tokens: float) -> "SearchSpec":

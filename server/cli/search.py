@@ -20,7 +20,9 @@ Id = Annotated[str, typer.Argument(help="The search's id, from `fulcrum search l
 def submit(
     spec: Annotated[Path | None, typer.Argument(help="A SearchSpec as JSON; options override it.")] = None,
     corpus: Annotated[str | None, typer.Option(help="Id of a corpus, from `fulcrum corpus list`.")] = None,
-    phone: Annotated[list[str] | None, typer.Option(help="Serial of a registered phone; repeatable.")] = None,
+    phone: Annotated[
+        list[str] | None, typer.Option(help="Serial of a registered phone, or group:NAME, or tag:NAME; repeatable.")
+    ] = None,
     decode_ms: Annotated[float | None, typer.Option(help="Budget: milliseconds per decoded token.")] = None,
     ttft_ms: Annotated[float | None, typer.Option(help="Budget: milliseconds to the first token.")] = None,
     peak_memory_mb: Annotated[float | None, typer.Option(help="Budget: peak memory above the empty runner.")] = None,
@@ -39,7 +41,7 @@ def submit(
 
         fulcrum search submit --corpus 3f2a... --phone 127.0.0.1:5599 --decode-ms 1.5 --peak-memory-mb 20
 
-        fulcrum search submit spec.json --candidates 64 --no-watch
+        fulcrum search submit spec.json --phone group:rack-a --candidates 64 --no-watch
     """
     budgets = {"decode_ms": decode_ms, "ttft_ms": ttft_ms, "peak_memory_mb": peak_memory_mb}
     given: dict[str, Any] = {"corpus": corpus, "phones": phone or None, "name": name}

@@ -1,4 +1,4 @@
-"""How searches, candidates, phones and runs look in a terminal."""
+"""How searches, candidates and runs look in a terminal."""
 
 import sys
 from collections.abc import Iterable, Sequence
@@ -11,7 +11,7 @@ from rich.table import Table
 
 from device_agent.contracts import CheckStep, Fault
 from search.candidate import Candidate, Phase, Verdict
-from server.api.views import CandidateView, PhoneView, RunView, SearchView, SelfCheckView
+from server.api.views import CandidateView, RunView, SearchView, SelfCheckView
 from trainer.architecture import Architecture
 
 _NAMES = ("id", "serial", "search")  # to be copied into the next command
@@ -32,7 +32,8 @@ def glyphs(architecture: Architecture) -> str:
     return "".join("A" if block.operator == "attention" else "c" for block in architecture.blocks)
 
 
-def _table(title: str, *columns: str) -> Table:
+def new_table(title: str, *columns: str) -> Table:
+    """An empty table; columns whose name begins with > are numbers."""
     table = Table(title=title, title_justify="left", header_style="bold")
     for column in columns:
         name = column.lstrip(">")
@@ -41,23 +42,9 @@ def _table(title: str, *columns: str) -> Table:
     return table
 
 
-def phones(views: Iterable[PhoneView]) -> None:
-    """The fleet."""
-    table = _table("Phones", "serial", "name", "state", "model", "SoC", "Android", "agent", "note")
-    for view in views:
-        facts = view.facts
-        notes = ["virtual: its milliseconds are this host's"] if view.virtual else []
-        notes += [] if view.self_check and view.self_check.passed else ["self-check not passed"]
-        notes += [] if view.registered else ["not registered: fulcrum phone add " + view.serial]
-        notes += [f"{view.fault.message} {view.fault.advice}"] if view.fault else []
-        known = [escape(said or "") for said in ((facts.model, facts.soc, facts.android) if facts else ("", "", ""))]
-        table.add_row(view.serial, view.name or "", view.state, *known, view.agent or "", escape("; ".join(notes)))
-    console.print(table)
-
-
 def searches(views: Iterable[SearchView]) -> None:
     """Every search in a line."""
-    table = _table("Searches", "id", "name", "state", ">candidates", ">feasible", ">winner", "progress")
+    table = new_table("Searches", "id", "name", "state", ">candidates", ">feasible", ">winner", "progress")
     for view in views:
         winner = "" if view.verdict is None or view.verdict.winner is None else str(view.verdict.winner)
         counts = view.counts
@@ -88,7 +75,7 @@ def _standing(view: CandidateView) -> str:
 
 def candidates(views: Iterable[CandidateView], title: str = "Candidates") -> None:
     """The leaderboard, best quality first, on the worst phone of each candidate."""
-    table = _table(
+    table = new_table(
         title, ">#", "blocks", ">width", ">ffn", ">params", ">bits/byte", ">TTFT ms", ">decode ms", ">MB", "standing"
     )
     for view in sorted(views, key=lambda v: v.quality.bits_per_byte if v.quality else float("inf")):
@@ -124,7 +111,7 @@ def _figures(candidate: Candidate) -> list[str]:
 def verdict(found: Verdict) -> None:
     """Who won, and why."""
     console.print(found.why, markup=False)
-    table = _table("Budgets", "budget", ">bound", ">winner", ">kept with", ">best seen", ">excluded", "binds")
+    table = new_table("Budgets", "budget", ">bound", ">winner", ">kept with", ">best seen", ">excluded", "binds")
     for report in found.budgets:
         table.add_row(
             report.budget,
@@ -141,7 +128,7 @@ def verdict(found: Verdict) -> None:
 
 def runs(views: Iterable[RunView]) -> None:
     """Every run in a line."""
-    table = _table("Runs", "id", "name", "state", "search", ">candidate", "progress")
+    table = new_table("Runs", "id", "name", "state", "search", ">candidate", "progress")
     for view in views:
         table.add_row(view.id, view.name, view.state, view.spec.search, str(view.candidate), _said(view))
     console.print(table)
@@ -149,7 +136,7 @@ def runs(views: Iterable[RunView]) -> None:
 
 def run(view: RunView) -> None:
     """A run: its stages, and what the phone said."""
-    table = _table(f"Run {view.id} ({view.state})", "stage", "state", ">before", ">after", ">seconds")
+    table = new_table(f"Run {view.id} ({view.state})", "stage", "state", ">before", ">after", ">seconds")
     for stage in view.stages:
         before, after = (figures.get("bits_per_byte") for figures in (stage.before, stage.after))
         table.add_row(
@@ -184,7 +171,7 @@ def run(view: RunView) -> None:
 
 def check_steps(serial: str, steps: Sequence[CheckStep]) -> None:
     """The steps of a self-check, with their figures."""
-    table = _table(f"Self-check of {serial}", "step", "", "what was seen", "figures")
+    table = new_table(f"Self-check of {serial}", "step", "", "what was seen", "figures")
     for step in steps:
         figures = ", ".join(f"{name} {_number(value)}" for name, value in step.figures.items())
         table.add_row(step.name, "[green]ok[/]" if step.ok else "[red]FAILED[/]", escape(step.message), figures)

@@ -35,6 +35,7 @@ class JobQueue:
         policy: Policy,
         *,
         quarantine_after: int = 3,
+        quarantine_seconds: float = 600.0,
         queue_seconds: float = 1800.0,
         clock: Clock = utc_now,
         ids: Ids = new_id,
@@ -43,6 +44,7 @@ class JobQueue:
         self._database = database
         self._policy = policy
         self._quarantine_after = quarantine_after
+        self._hold = timedelta(seconds=quarantine_seconds)
         self._patience = timedelta(seconds=queue_seconds)
         self._clock, self._ids, self._secrets = clock, ids, secrets
 
@@ -133,7 +135,7 @@ class JobQueue:
             require_answer(_WORK.validate_json(row.payload_json), row.serial, result.outcome)
             self._store(session, row, job, now)
             fault = result.outcome.fault if isinstance(result.outcome, Failure) else None
-            judge(session, row.serial, fault, self._quarantine_after)
+            judge(session, row.serial, fault, self._quarantine_after, now, self._hold)
 
     def reap(self) -> int:
         """Take lapsed leases back, and fail jobs whose phone stayed away too long; returns how many changed."""
