@@ -8,7 +8,7 @@ from pathlib import Path
 from device_agent.adb import Link, PhoneUnauthorised, PhoneUnreachable
 from device_agent.condition import read_facts
 from device_agent.contracts import FulcrumError, HealthCheck, PhoneState, Sighting, Vitals
-from device_agent.vitals import BatteryPolicy, is_another, read_vitals
+from device_agent.vitals import BatteryPolicy, read_vitals
 
 SECONDS = 10.0
 
@@ -24,7 +24,7 @@ def probe(
 ) -> Sighting:
     """The phone at `address` as it answers now; `known` is how it was seen before.
 
-    Its facts are read again only when it may be another phone, or was started again. A phone that may work by `policy`
+    Its facts are read again when it may be another phone, was away, or was started again. A phone that may work by `policy`
     is given the health `check`, if one is due.
     """
     known = known or Sighting(serial=address, state=PhoneState.UNPROVEN, probed_at=datetime.now(UTC))
@@ -56,6 +56,9 @@ def _look(link: Link, known: Sighting) -> Sighting:
     """How the phone fares; and what it is, if that may have changed."""
     vitals, serialno = read_vitals(link)
     facts, health = known.facts, known.health
-    if facts is None or is_another(facts, known.vitals, vitals, serialno):
-        facts, health = read_facts(link), None
+    if facts is not None and facts.serialno != serialno:
+        facts = health = None
+    stayed = known.state in (PhoneState.READY, PhoneState.RESTING)
+    if facts is None or not stayed or known.vitals is None or known.vitals.boot != vitals.boot:
+        facts = read_facts(link)
     return known.model_copy(update={"facts": facts, "vitals": vitals, "health": health})

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from device_agent import android
 from device_agent.adb import Link
-from device_agent.contracts import Blame, Fault, PhoneFacts, Vitals
+from device_agent.contracts import Blame, Fault, Vitals
 
 _SECONDS = 20.0
 _MARK = "@@fulcrum@@"
@@ -83,8 +83,3 @@ def read_vitals(link: Link) -> tuple[Vitals, str | None]:
         boot=boot.strip() or None,
     )
     return vitals, serialno.strip() or None
-
-
-def is_another(facts: PhoneFacts, known: Vitals | None, vitals: Vitals, serialno: str | None) -> bool:
-    """Whether what is known may be out of date: another phone at this address, or one that was started again."""
-    return serialno != facts.serialno or known is None or known.boot != vitals.boot

@@ -26,6 +26,7 @@ class Book:
     refuse_results_with: int = 0
     refused_kinds: tuple[str, ...] = ("success", "failure")
     heartbeats: int = 0
+    check: tuple[str, ...] = ()
     tokens: set[str | None] = field(default_factory=set)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -54,7 +55,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_PUT(self) -> None:
         self.book.tokens.add(self.headers["Authorization"])
         self.book.reports.append(self._body())
-        self._answer(200, {"poll_seconds": 0.05})
+        check, self.book.check = self.book.check, ()
+        self._answer(200, {"poll_seconds": 0.05, "check": check})
 
     def do_GET(self) -> None:
         self._answer(200, self.book.artifacts[self.path.rpartition("/")[2]])
