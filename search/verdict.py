@@ -3,9 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from statistics import NormalDist
 
-from device_agent.contracts import Figure
 from search.candidate import BudgetReport, Candidate, Phase, Verdict
 from search.front import front_of
 from search.objectives import bounds, figure, violations, worst
@@ -13,7 +11,6 @@ from search.spec import SearchSpec
 from search.wording import excluded_sentence, failures_sentence, nothing_feasible, race_sentence, said, winner_sentences
 
 CONFIDENT = 0.9
-_NORMAL_95 = 1.959964  # half the width of a normal's 95 % interval, in standard deviations
 
 
 def decide(spec: SearchSpec, candidates: Iterable[Candidate]) -> Verdict:
@@ -63,21 +60,9 @@ def ranking(candidates: Iterable[Candidate], limits: Mapping[str, float]) -> lis
     return sorted((c for c in candidates if _keeping(c, limits)), key=place)
 
 
-def keeps_probability(measured: Figure, bound: float) -> float:
-    """P(true median <= bound), the median taken as normal around the measured one.
-
-    Its standard deviation is the 95 % bootstrap interval's width over 2 x 1.96: P = Phi((bound - value) / sigma).
-    Without a spread (one block, or memory) it is 1 or 0.
-    """
-    sigma = (measured.high - measured.low) / (2 * _NORMAL_95)
-    if sigma <= 0:
-        return 1.0 if measured.value <= bound else 0.0
-    return NormalDist(measured.value, sigma).cdf(bound)
-
-
 def keeps(candidate: Candidate, budget: str, bound: float) -> float:
     """P that a candidate keeps one budget on every phone: the product, phones taken as independent."""
-    return math.prod(keeps_probability(figure(p, budget), bound) for p in candidate.judged.values())
+    return math.prod(figure(p, budget).at_most(bound) for p in candidate.judged.values())
 
 
 def keeps_all(candidate: Candidate, limits: Mapping[str, float]) -> float:

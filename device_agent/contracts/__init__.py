@@ -3,6 +3,7 @@
 Every other room may import this package; it imports none of them.
 """
 
+from device_agent.contracts.comparison import Comparison, Ratio, abba
 from device_agent.contracts.errors import Blame, Fault, FulcrumError
 from device_agent.contracts.jobs import (
     CheckJob,
@@ -20,10 +21,17 @@ from device_agent.contracts.jobs import (
 )
 from device_agent.contracts.measurement import (
     Block,
+    Breach,
+    ColdLoad,
     Condition,
+    Gate,
     Generation,
     Measurement,
-    Protocol,
+    MemoryMap,
+    Placement,
+    Samples,
+    SettingChange,
+    StageTimes,
     TokenStep,
     Transfer,
 )
@@ -38,7 +46,7 @@ from device_agent.contracts.phone import (
     Vitals,
     WorkerProcess,
 )
-from device_agent.contracts.profile import Figure, Profile
+from device_agent.contracts.profile import Figure, Profile, SustainedMinute, WorkloadProfile
 from device_agent.contracts.program import (
     Program,
     Quantisation,
@@ -48,20 +56,27 @@ from device_agent.contracts.program import (
     canonical_json,
     content_hash,
 )
+from device_agent.contracts.protocol import CoreSet, Gates, Limits, Preset, Protocol, Setting, Workload
 from device_agent.contracts.selfcheck import CheckName, CheckStep, Golden, SelfCheck
 
 __all__ = [
     "AgentReport",
     "Blame",
     "Block",
+    "Breach",
     "CheckJob",
     "CheckName",
     "CheckStep",
+    "ColdLoad",
+    "Comparison",
     "Condition",
+    "CoreSet",
     "Failure",
     "Fault",
     "Figure",
     "FulcrumError",
+    "Gate",
+    "Gates",
     "GenerateJob",
     "Generation",
     "Golden",
@@ -74,25 +89,38 @@ __all__ = [
     "LeaseRequest",
     "LeaseResult",
     "LeaseState",
+    "Limits",
     "MeasureJob",
     "Measurement",
+    "MemoryMap",
     "PhoneFacts",
     "PhoneState",
+    "Placement",
+    "Preset",
     "Profile",
     "Program",
     "Protocol",
     "Quantisation",
+    "Ratio",
     "Route",
+    "Samples",
     "SelfCheck",
+    "Setting",
+    "SettingChange",
     "Sha256",
     "Sighting",
     "StageSpec",
+    "StageTimes",
     "StateSpec",
     "Success",
+    "SustainedMinute",
     "TokenStep",
     "Transfer",
     "Vitals",
     "WorkerProcess",
+    "Workload",
+    "WorkloadProfile",
+    "abba",
     "canonical_json",
     "content_hash",
 ]

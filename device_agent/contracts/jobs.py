@@ -9,8 +9,9 @@ from pydantic import Field
 
 from device_agent.contracts.base import Wire
 from device_agent.contracts.errors import Fault
-from device_agent.contracts.measurement import Generation, Measurement, Protocol
+from device_agent.contracts.measurement import Generation, Measurement
 from device_agent.contracts.program import Program
+from device_agent.contracts.protocol import Protocol
 from device_agent.contracts.selfcheck import Golden, SelfCheck
 
 

@@ -115,6 +115,8 @@ def test_what_cannot_be_read_is_unknown(link: Link, phone: VirtualPhone) -> None
     assert condition.model_dump(exclude={"taken_at", "load_1min"}) == {
         "battery_percent": None,
         "battery_celsius": None,
+        "battery_mv": None,
+        "charge_uah": None,
         "charging": None,
         "thermal_status": None,
         "temperatures_celsius": {},

@@ -6,7 +6,7 @@ from synthetic import figure, row, spec_of
 from device_agent.contracts import Blame, Fault, Figure
 from search.candidate import Candidate
 from search.finalists import finalists
-from search.verdict import decide, keeps_probability
+from search.verdict import decide
 
 BUDGETS = {"decode_ms": 10.0, "peak_memory_mb": 100.0}
 GOOD = row(0, bits=2.0, decode=figure(8.0, 0.1), megabytes=90)
@@ -20,13 +20,6 @@ def with_violations(*rows: Candidate, **budgets: float) -> list[Candidate]:
 
     spec = spec_of(budgets=budgets)
     return [c.model_copy(update={"violations": violations(spec, c.profiles)}) for c in rows]
-
-
-def test_the_probability_is_a_normals() -> None:
-    assert keeps_probability(Figure(value=8, low=8, high=8), 8) == 1.0
-    assert keeps_probability(Figure(value=8.1, low=8.1, high=8.1), 8) == 0.0
-    assert keeps_probability(figure(8, 1), 8) == pytest.approx(0.5)
-    assert keeps_probability(figure(8, 1), 9) == pytest.approx(0.975, abs=1e-4)
 
 
 def test_the_best_quality_that_surely_keeps_every_budget_wins() -> None:
