@@ -3,14 +3,32 @@
 import math
 import re
 from collections.abc import Mapping
+from typing import NamedTuple
 
 _PROPERTY = re.compile(r"^\[(?P<name>[^\]]+)\]: \[(?P<value>.*)\]$", re.MULTILINE)
 _BATTERY = re.compile(r"^  (?P<key>[A-Za-z][^:\n]*): (?P<value>.*)$", re.MULTILINE)
 _TEMPERATURE = re.compile(
     r"Temperature\{mValue=(?P<value>[^,}]+), mType=(?P<type>-?\d+), mName=(?P<name>[^,}]+), mStatus=-?\d+\}"
 )
-_STATUS = re.compile(r"^Thermal Status: (?P<status>\d+)", re.MULTILINE)
-_MEMINFO = re.compile(r"^(?P<key>\w+):\s+(?P<kb>\d+) kB", re.MULTILINE)
+_STATUS = re.compile(r"^Thermal Status: (?P<status>[0-6])$", re.MULTILINE | re.ASCII)
+_MEMINFO = re.compile(r"^(?P<key>\w+):\s+(?P<kb>\d{1,15}) kB\s*?$", re.MULTILINE | re.ASCII)
+_TICKS = re.compile(r"^cpu(?P<core>\d{1,3}) (?P<ticks>\d{1,18}(?: \d{1,18}){3,})\s*$", re.MULTILINE | re.ASCII)
+_POLICY = re.compile(
+    r"^(?P<name>policy\d{1,3}) (?P<allowed>\d{1,9}) (?P<highest>\d{1,9})(?: /(?: (?P<cores>[\d ]{1,2000}))?)?$",
+    re.ASCII,
+)
+_PARTS = {  # implementer and part, Arm's MIDR_EL1, as in Linux' arch/arm64/include/asm/cputype.h
+    ("0x41", "0xd46"): "Cortex-A510",
+    ("0x41", "0xd47"): "Cortex-A710",
+    ("0x41", "0xd48"): "Cortex-X2",
+    ("0x41", "0xd4d"): "Cortex-A715",
+    ("0x41", "0xd4e"): "Cortex-X3",
+    ("0x41", "0xd80"): "Cortex-A520",
+    ("0x41", "0xd81"): "Cortex-A720",
+    ("0x41", "0xd82"): "Cortex-X4",
+}
+_WAKEFULNESS = re.compile(r"^\s*mWakefulness=(?P<state>[A-Za-z]{1,20})$", re.MULTILINE)
+_INTEGER = re.compile(r"-?[0-9]{1,18}")
 _COLDEST, _HOTTEST = -40.0, 200.0
 
 
@@ -34,13 +52,27 @@ def battery(text: str) -> dict[str, str]:
 def battery_percent(values: Mapping[str, str]) -> int | None:
     """Charge in percent."""
     level, scale = integer(values.get("level")), integer(values.get("scale"))
-    return None if level is None or not scale else round(100 * level / scale)
+    if level is None or scale is None or not 0 <= level <= scale or scale == 0:
+        return None
+    return round(100 * level / scale)
 
 
 def battery_celsius(values: Mapping[str, str]) -> float | None:
     """Android gives tenths of a degree."""
     tenths = integer(values.get("temperature"))
-    return None if tenths is None else tenths / 10
+    return None if tenths is None or not _COLDEST < tenths / 10 < _HOTTEST else tenths / 10
+
+
+def battery_mv(values: Mapping[str, str]) -> int | None:
+    """Millivolts of the battery; some phones print volts or microvolts, which are no reading here."""
+    value = integer(values.get("voltage"))
+    return value if value is not None and 1000 < value < 30_000 else None
+
+
+def charge_uah(values: Mapping[str, str]) -> int | None:
+    """The charge left by the gauge, in microampere-hours. Samsung prints another counter in lower case."""
+    value = integer(values.get("Charge counter"))
+    return value if value is not None and 0 < value < 10**9 else None
 
 
 def charging(values: Mapping[str, str]) -> bool | None:
@@ -82,24 +114,60 @@ def temperatures(text: str) -> dict[str, float]:
     return found
 
 
-def frequencies(text: str) -> dict[str, tuple[int, int]]:
-    """Lines of "policyN scaling_max cpuinfo_max": policy to the two in kHz; incomplete lines are unknown, not fine."""
+class Cluster(NamedTuple):
+    """A cpufreq policy: what it is allowed now and what it can do, in kHz, and its cores."""
+
+    allowed_khz: int
+    highest_khz: int
+    cores: tuple[int, ...] = ()
+
+
+def clusters(text: str) -> dict[str, Cluster]:
+    """Lines of "policyN scaling_max cpuinfo_max [/ cores]", by policy; incomplete lines are unknown, not fine."""
     found = {}
     for line in text.splitlines():
-        words = line.split()
-        if len(words) == 3 and words[1].isdigit() and words[2].isdigit() and int(words[2]) > 0:
-            found[words[0]] = (int(words[1]), int(words[2]))
+        match = _POLICY.match(" ".join(line.split()))
+        if match and int(match["highest"]) > 0:
+            own = tuple(int(core) for core in (match["cores"] or "").split())
+            found[match["name"]] = Cluster(int(match["allowed"]), int(match["highest"]), own)
     return found
 
 
-def cluster_cores(text: str) -> dict[str, tuple[int, ...]]:
-    """Lines of "policyN core core ...", from related_cpus: policy to its cores; a policy without any is unknown."""
-    lines = [line.split() for line in text.splitlines()]
-    return {
-        words[0]: tuple(map(int, words[1:]))
-        for words in lines
-        if len(words) > 1 and all(word.isdecimal() for word in words[1:])
-    }
+def frequencies(text: str) -> dict[str, tuple[int, int]]:
+    """Policy to (scaling_max_freq, cpuinfo_max_freq) in kHz, from the lines that `clusters` reads."""
+    return {name: (cluster.allowed_khz, cluster.highest_khz) for name, cluster in clusters(text).items()}
+
+
+def core_kinds(text: str) -> dict[int, str]:
+    """/proc/cpuinfo of an Arm: core to what it is; an unknown one by its implementer and part."""
+    kinds: dict[int, str] = {}
+    for paragraph in text.split("\n\n"):
+        pairs = (line.partition(":") for line in paragraph.splitlines())
+        fields = {key.strip(): value.strip() for key, _, value in pairs}
+        core, part = integer(fields.get("processor")), fields.get("CPU part")
+        if core is not None and part:
+            implementer = fields.get("CPU implementer", "")
+            kinds[core] = _PARTS.get((implementer, part), f"{implementer}/{part}")
+    return kinds
+
+
+def busy_ticks(text: str) -> dict[int, int]:
+    """/proc/stat: core to the ticks that it was not idle: all but idle and iowait, guests counted once (proc(5))."""
+    found = {}
+    for match in _TICKS.finditer(text):
+        ticks = [int(word) for word in match["ticks"].split()][:8]
+        found[int(match["core"])] = sum(ticks) - sum(ticks[3:5])
+    return found
+
+
+def status(text: str) -> dict[str, int]:
+    """/proc/PID/status: its sizes (VmHWM, VmRSS, VmSwap, RssFile, ...) in bytes."""
+    return meminfo(text)
+
+
+def smaps_rollup(text: str) -> dict[str, int]:
+    """/proc/PID/smaps_rollup in bytes: Rss, Pss, Private_Dirty, Swap, ..."""
+    return meminfo(text)
 
 
 def meminfo(text: str) -> dict[str, int]:
@@ -110,31 +178,37 @@ def meminfo(text: str) -> dict[str, int]:
 def load(text: str) -> float | None:
     """/proc/loadavg: the mean over a minute."""
     try:
-        return float(text.split()[0])
+        value = float(text.split()[0])
     except (ValueError, IndexError):
         return None
+    return value if math.isfinite(value) and value >= 0 else None
+
+
+def wakefulness(text: str) -> str | None:
+    """`dumpsys power`: Awake, Asleep, Dreaming or Dozing."""
+    match = _WAKEFULNESS.search(text)
+    return match["state"] if match else None
 
 
 def cores(text: str) -> int | None:
     """/sys/devices/system/cpu/possible, such as 0-9 or 0-3,5."""
     count = 0
     for part in text.strip().split(","):
-        first, _, last = part.partition("-")
-        if not first.isdigit() or (last and not last.isdigit()):
+        first, dash, last = part.partition("-")
+        low, high = integer(first), integer(last if dash else first)
+        if low is None or high is None or not 0 <= low <= high < 4096:
             return None
-        count += int(last or first) - int(first) + 1
+        count += high - low + 1
     return count
 
 
 def free_bytes(text: str) -> int | None:
     """`df -k PATH`: the column Available of the last line."""
     words = text.strip().splitlines()[-1].split() if text.strip() else []
-    return int(words[3]) * 1024 if len(words) >= 6 and words[3].isdigit() else None
+    free = integer(words[3]) if len(words) >= 6 else None
+    return free * 1024 if free is not None and free >= 0 else None
 
 
 def integer(text: str | None) -> int | None:
-    """A whole number, or None."""
-    try:
-        return int(text) if text is not None else None
-    except ValueError:
-        return None
+    """A whole number in plain digits, or None."""
+    return int(text) if text is not None and _INTEGER.fullmatch(text) else None

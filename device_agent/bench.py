@@ -1,28 +1,51 @@
 """A job on a phone: push what it needs, run fresh processes, and bring home raw samples with the phone's condition."""
 
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from device_agent.adb import Link
-from device_agent.condition import read_condition, read_facts
+from device_agent.clock import Clock
+from device_agent.condition import read_condition, read_cores, read_facts
 from device_agent.contracts import (
+    Blame,
     CheckJob,
+    Comparison,
+    FulcrumError,
     GenerateJob,
     Generation,
     MeasureJob,
     Measurement,
     PhoneFacts,
+    Placement,
+    Program,
     SelfCheck,
     Sha256,
     Transfer,
+    abba,
 )
+from device_agent.placement import place
 from device_agent.runner.bundle import RunnerBundle
-from device_agent.runner.output import parse_generate, parse_measure
-from device_agent.runner.plan import generate_plan, measure_plan, memory_plan
-from device_agent.runner.process import PhoneRunner, objects_of
+from device_agent.runner.output import parse_generate
+from device_agent.runner.plan import generate_plan
+from device_agent.runner.process import HOME, PhoneRunner, objects_of
 from device_agent.runner.shelf import pick
 from device_agent.selfcheck import PhoneUnderTest, self_check
+from device_agent.series import Series, Watch
+from device_agent.settings import SettingsSession, heal
+
+
+class CannotCompare(FulcrumError):
+    """Two jobs that differ in more than what is to be compared."""
+
+    blame = Blame.USER
+    slug = "cannot-compare"
+
+
+class ProtocolTooLong(FulcrumError):
+    """The main workload does not fit into the Program's context."""
+
+    blame = Blame.USER
+    slug = "protocol-too-long"
 
 
 class Bench:
@@ -35,8 +58,10 @@ class Bench:
         *,
         serial: str,
         process_seconds: float = 900.0,
+        clock: Clock | None = None,
     ) -> None:
         """`process_seconds` bounds each process on the phone."""
+        self._clock = clock or Clock()
         self._link = link
         self._runners = (runner,) if isinstance(runner, RunnerBundle) else tuple(runner)
         self._serial = serial
@@ -59,37 +84,81 @@ class Bench:
             RunnerFailed: the Program crashed, was refused or did not fit; of a CheckJob that is a result.
             PushFailed, PhoneUnreachable, DeadlineExceeded: the phone's own troubles.
         """
+        heal(self._link, HOME)
         if isinstance(job, CheckJob):
             phone = PhoneUnderTest(self._link, self._serial, self._abi, self._facts)
             return self_check(phone, self._runners, job, files, self._process_seconds)
-        bundle = pick(self._runners, self._serial, self._abi, job.program)
-        runner = PhoneRunner(self._link, bundle, self._process_seconds)
+        runner = self._runner_for(job.program)
         transfer = runner.push(job.program, files)
         if isinstance(job, MeasureJob):
-            return self._measure(job, runner, bundle.label, transfer)
+            return self._measure(job, runner, transfer)
         return self._generate(job, runner, transfer)
 
-    def _measure(self, job: MeasureJob, runner: PhoneRunner, label: str, transfer: Transfer) -> Measurement:
-        paths = objects_of(job.program)
-        plan = runner.write(measure_plan(job, paths))
-        memory = runner.write(memory_plan(job, paths))
-        before = read_condition(self._link)
-        started = time.monotonic()
-        blocks = [parse_measure(runner.run(plan)) for _ in range(job.protocol.blocks)]
-        peak = parse_measure(runner.run(memory))
-        seconds = time.monotonic() - started
-        return Measurement(
-            program=job.program.hash,
+    def compare(self, first: MeasureJob, second: MeasureJob, files: Mapping[Sha256, Path]) -> Comparison:
+        """Measure two jobs by interleaved blocks (ABBA), as many of each as the Protocol has.
+
+        They may differ in their Program, or in cores and threads.
+
+        Raises:
+            CannotCompare: their Protocols differ in what would make the figures differ by itself.
+            The rest as `run`.
+        """
+        free = {"cores": None, "threads": 1}
+        if first.protocol.model_copy(update=free) != second.protocol.model_copy(update=free):
+            raise CannotCompare(
+                "The two have different Protocols.", advice="Let them differ in cores and threads only."
+            )
+        runners = {"A": self._runner_for(first.program), "B": self._runner_for(second.program)}
+        heal(self._link, HOME)
+        both = {"A": self._series(first, runners["A"]), "B": self._series(second, runners["B"])}
+        transfers = {letter: runners[letter].push(series.job.program, files) for letter, series in both.items()}
+        with self._session(first) as session:
+            watch = self._watch(session)
+            order = abba(first.protocol.blocks)
+            for letter in order:
+                both[letter].block(watch)
+            for series in both.values():
+                series.passes(watch)
+        done = {letter: self._measurement(series, transfers[letter], session) for letter, series in both.items()}
+        return Comparison.of(done["A"], done["B"], order)
+
+    def _runner_for(self, program: Program) -> PhoneRunner:
+        bundle = pick(self._runners, self._serial, self._abi, program)
+        return PhoneRunner(self._link, bundle, self._process_seconds)
+
+    def _measure(self, job: MeasureJob, runner: PhoneRunner, transfer: Transfer) -> Measurement:
+        series = self._series(job, runner)
+        with self._session(job) as session:
+            watch = self._watch(session)
+            for _ in range(job.protocol.blocks):
+                series.block(watch)
+            series.passes(watch)
+        return self._measurement(series, transfer, session)
+
+    def _session(self, job: MeasureJob) -> SettingsSession:
+        return SettingsSession(self._link, HOME, job.protocol.settings)
+
+    def _watch(self, session: SettingsSession) -> Watch:
+        return Watch(self._link, self._clock, session.renew, self._facts.cores)
+
+    def _series(self, job: MeasureJob, runner: PhoneRunner) -> Series:
+        if job.protocol.main.positions > job.program.context_length:
+            raise ProtocolTooLong(
+                f"The Protocol needs {job.protocol.main.positions} positions; the Program has "
+                f"{job.program.context_length}.",
+                advice="Ask for fewer tokens, or export the Program with a longer context.",
+            )
+        return Series(job, runner, self._placement(job))
+
+    def _placement(self, job: MeasureJob) -> Placement | None:
+        return place(job.protocol, *read_cores(self._link)) if job.protocol.cores is not None else None
+
+    def _measurement(self, series: Series, transfer: Transfer, session: SettingsSession) -> Measurement:
+        return series.measurement(
             serial=self._serial,
             virtual=self._facts.virtual,
-            runner=label,
-            protocol=job.protocol,
-            before=before,
-            after=read_condition(self._link),
-            blocks=tuple(blocks),
-            memory=peak,
             transfer=transfer,
-            run_seconds=seconds,
+            settings=session.changes,
         )
 
     def _generate(self, job: GenerateJob, runner: PhoneRunner, transfer: Transfer) -> Generation:

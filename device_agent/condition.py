@@ -1,5 +1,6 @@
 """A phone's facts and its condition, each read by one command so that reading costs one round trip."""
 
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from device_agent import android
@@ -10,22 +11,22 @@ _SECONDS = 20.0
 _MARK = "@@fulcrum@@"
 _FREQUENCIES = (
     "for p in /sys/devices/system/cpu/cpufreq/policy*; do "
-    'echo "${p##*/}" $(cat "$p/scaling_max_freq") $(cat "$p/cpuinfo_max_freq"); done'
+    'echo "${p##*/}" $(cat "$p/scaling_max_freq") $(cat "$p/cpuinfo_max_freq") / $(cat "$p/related_cpus"); done'
 )
-_CLUSTERS = 'for p in /sys/devices/system/cpu/cpufreq/policy*; do echo "${p##*/}" $(cat "$p/related_cpus"); done'
 _CONDITION = {
+    "ticks": "cat /proc/uptime /proc/stat",  # first, so that reading the rest is nobody's load
     "battery": "dumpsys battery",
     "thermal": "dumpsys thermalservice",
     "frequencies": _FREQUENCIES,
     "load": "cat /proc/loadavg",
     "memory": "cat /proc/meminfo",
 }
+_CORES = {"frequencies": _FREQUENCIES, "cpuinfo": "cat /proc/cpuinfo"}
 _FACTS = {
     "properties": "getprop",
     "frequencies": _FREQUENCIES,
     "memory": "cat /proc/meminfo",
     "cores": "cat /sys/devices/system/cpu/possible",
-    "clusters": _CLUSTERS,
     "space": "df -k /data/local/tmp",
 }
 
@@ -37,29 +38,67 @@ def _read(link: Link, commands: dict[str, str]) -> dict[str, str]:
     return {name: body for name, _, body in (section.partition("\n") for section in sections)}
 
 
-def read_condition(link: Link) -> Condition:
-    """The phone's state now."""
+@dataclass(frozen=True)
+class Ticks:
+    """How long each core was busy since the phone started, in ticks of 10 ms, and how long ago that was."""
+
+    uptime: float
+    busy: dict[int, int]
+
+    @classmethod
+    def of(cls, text: str) -> "Ticks | None":
+        """From /proc/uptime's line and those of /proc/stat; None where either cannot be read."""
+        uptime, busy = android.load(text), android.busy_ticks(text)
+        return cls(uptime, busy) if uptime is not None and busy else None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A Condition with what only makes sense beside another reading."""
+
+    condition: Condition
+    ticks: Ticks | None = None
+
+
+def read_phone(link: Link, now: datetime | None = None) -> Reading:
+    """The phone's state, taken to be that of `now` (this host's clock)."""
     text = _read(link, _CONDITION)
     battery = android.battery(text["battery"])
-    return Condition(
-        taken_at=datetime.now(UTC),
+    condition = Condition(
+        taken_at=now or datetime.now(UTC),
         battery_percent=android.battery_percent(battery),
         battery_celsius=android.battery_celsius(battery),
+        battery_mv=android.battery_mv(battery),
+        charge_uah=android.charge_uah(battery),
         charging=android.charging(battery),
         thermal_status=android.thermal_status(text["thermal"]),
         temperatures_celsius=android.temperatures(text["thermal"]),
         frequency_cap={
-            policy: allowed / highest for policy, (allowed, highest) in android.frequencies(text["frequencies"]).items()
+            policy: cluster.allowed_khz / cluster.highest_khz
+            for policy, cluster in android.clusters(text["frequencies"]).items()
         },
         load_1min=android.load(text["load"]),
         memory_available_bytes=android.meminfo(text["memory"]).get("MemAvailable"),
     )
+    return Reading(condition, Ticks.of(text["ticks"].strip()))
+
+
+def read_condition(link: Link) -> Condition:
+    """The phone's state now."""
+    return read_phone(link).condition
+
+
+def read_cores(link: Link) -> tuple[dict[str, android.Cluster], dict[int, str]]:
+    """The phone's clusters by policy, and what each core is."""
+    text = _read(link, _CORES)
+    return android.clusters(text["frequencies"]), android.core_kinds(text["cpuinfo"])
 
 
 def read_facts(link: Link) -> PhoneFacts:
     """What the phone is."""
     text = _read(link, _FACTS)
     known = android.properties(text["properties"])
+    clusters = android.clusters(text["frequencies"])
     return PhoneFacts(
         model=known.get("ro.product.model") or "unknown",
         manufacturer=known.get("ro.product.manufacturer"),
@@ -69,8 +108,8 @@ def read_facts(link: Link) -> PhoneFacts:
         fingerprint=known.get("ro.build.fingerprint"),
         abi=known.get("ro.product.cpu.abi"),
         cores=android.cores(text["cores"]),
-        cluster_max_khz={policy: highest for policy, (_, highest) in android.frequencies(text["frequencies"]).items()},
-        cluster_cores=android.cluster_cores(text["clusters"]),
+        cluster_max_khz={name: cluster.highest_khz for name, cluster in clusters.items()},
+        cluster_cores={name: cluster.cores for name, cluster in clusters.items() if cluster.cores},
         memory_bytes=android.meminfo(text["memory"]).get("MemTotal"),
         free_bytes=android.free_bytes(text["space"]),
         serialno=known.get("ro.serialno") or None,

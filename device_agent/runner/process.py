@@ -3,16 +3,28 @@
 import hashlib
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from device_agent.adb import Link, Push, ShellResult
-from device_agent.contracts import Program, Sha256, Transfer
+from device_agent.contracts import Placement, Program, Sha256, Transfer
 from device_agent.runner.bundle import RunnerBundle
 from device_agent.runner.output import RunnerFailed
 
 HOME = "/data/local/tmp/fulcrum"
-_RUN = 'cd "$1" && shift && exec "$@"'
+
+# Says where it was placed and how busy the cores were, by the shell alone, and then becomes the runner.
+_RUN = """cd "$1" || exit 1
+shift
+echo $$ > runner.pid
+{ while read -r key value rest; do
+  case "$key" in Cpus_allowed:) echo "{\\"event\\":\\"placed\\",\\"cpus_allowed\\":\\"$value\\"}" ;; esac
+done < /proc/self/status; } 2>/dev/null
+{ read -r line < /proc/uptime && echo "$line"; } 2>/dev/null
+{ while read -r line; do
+  case "$line" in cpu*) echo "$line" ;; *) break ;; esac
+done < /proc/stat; } 2>/dev/null
+exec "$@" """
 _PUSH_SECONDS = 1800.0
 _OUT_OF_MEMORY = "The Program does not fit on this phone: tighten the memory budget or the context length."
 
@@ -22,6 +34,7 @@ class PhoneRunner:
 
     def __init__(self, link: Link, bundle: RunnerBundle, process_seconds: float) -> None:
         """`process_seconds` bounds each process on the phone."""
+        self.label = bundle.label
         self._link, self._bundle, self._seconds = link, bundle, process_seconds
         self._directory = f"{HOME}/runners/{bundle.id}"
 
@@ -56,14 +69,16 @@ class PhoneRunner:
         self._link.push(plan.encode(), f"{HOME}/plans/{digest}", digest)
         return f"plans/{digest}"
 
-    def run(self, plan: str) -> list[str]:
-        """The lines of one fresh process, for a plan that `write` put there.
+    def run(self, plan: str, placement: Placement | None = None) -> list[str]:
+        """The lines of one fresh process, for a plan that `write` put there, pinned to `placement` if there is one.
 
         Raises:
             RunnerFailed: it ended without a word of its own.
+            PhoneUnreachable, DeadlineExceeded: the phone's own troubles.
         """
         argv, environment = self._bundle.manifest.command(self._directory, plan)
-        done = self._link.shell(["sh", "-c", _RUN, "sh", HOME, *argv], self._seconds, env=environment)
+        pinned: Sequence[str] = ("taskset", placement.mask) if placement is not None else ()
+        done = self._link.shell([*pinned, "sh", "-c", _RUN, "sh", HOME, *argv], self._seconds, env=environment)
         lines = done.text.splitlines()
         if done.exit_code != 0 and not any('"error"' in line for line in lines):
             raise _death(done)

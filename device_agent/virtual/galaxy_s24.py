@@ -83,6 +83,12 @@ Current cooling devices from HAL:
 Temperature static thresholds from HAL:
 """
 
+_POWER = """POWER MANAGER (dumpsys power)
+Power Manager State:
+  mWakefulness=Awake
+  mFixedPerformanceMode=false
+"""
+
 _MEMORY = """MemTotal:        7552644 kB
 MemFree:          412340 kB
 MemAvailable:    3481220 kB
@@ -153,6 +159,7 @@ def files(serial: str) -> dict[str, str]:
         "properties": "".join(f"[{name}]: [{value}]\n" for name, value in sorted(properties.items())),
         "dumpsys/battery": _BATTERY,
         "dumpsys/thermalservice": _THERMAL,
+        "dumpsys/power": _POWER,
         "proc/meminfo": _MEMORY,
         "proc/cpuinfo": _cpuinfo(),
         "proc/version": f"Linux version {_KERNEL} (kleaf@build-host) #1 SMP PREEMPT\n",
@@ -184,8 +191,48 @@ file="$FULCRUM_VIRTUAL_ROOT/settings/$2/$3"
 case "$1" in
   get) if [ -f "$file" ]; then cat "$file"; else echo null; fi ;;
   put) mkdir -p "${file%/*}" && printf '%s\\n' "$4" > "$file" ;;
+  delete) rm -f "$file"; echo 'Deleted 1 rows' ;;
   *) echo "Invalid command: $1" >&2; exit 255 ;;
 esac
+""",
+    # Connectivity and power services, as far as a measurement changes them.
+    "cmd": """#!/bin/sh
+root="$FULCRUM_VIRTUAL_ROOT"
+case "$*" in
+  "connectivity airplane-mode enable") echo 1 > "$root/settings/global/airplane_mode_on" ;;
+  "connectivity airplane-mode disable") echo 0 > "$root/settings/global/airplane_mode_on" ;;
+  "power set-fixed-performance-mode-enabled true" | "power set-fixed-performance-mode-enabled false")
+    sed -i "s/mFixedPerformanceMode=.*/mFixedPerformanceMode=$3/" "$root/dumpsys/power" ;;
+  *) echo "cmd: Can't find service: $1" >&2; exit 20 ;;
+esac
+""",
+    "input": """#!/bin/sh
+case "$*" in
+  "keyevent 223") state=Asleep ;;
+  "keyevent 224") state=Awake ;;
+  *) echo "Error: Unknown command: $1" >&2; exit 255 ;;
+esac
+sed -i "s/mWakefulness=.*/mWakefulness=$state/" "$FULCRUM_VIRTUAL_ROOT/dumpsys/power"
+""",
+    # The phone's cores are the host's, counted round: what runs is pinned, but to another number.
+    "taskset": """#!/bin/sh
+case "$1" in '' | *[!0-9a-f]*) echo "taskset: bad mask '$1'" >&2; exit 1 ;; esac
+mask=$((0x$1)); shift
+while read -r key value; do case "$key" in Cpus_allowed_list:) list=$value ;; esac; done < /proc/self/status
+own=; count=0
+for part in $(echo "$list" | tr , ' '); do
+  core=${part%-*}
+  while [ "$core" -le "${part#*-}" ]; do own="$own $core"; core=$((core + 1)); count=$((count + 1)); done
+done
+bit=0; chosen=
+while [ "$mask" -gt 0 ]; do
+  if [ $((mask & 1)) = 1 ]; then
+    place=0
+    for core in $own; do [ "$place" = $((bit % count)) ] && chosen="$chosen,$core"; place=$((place + 1)); done
+  fi
+  mask=$((mask >> 1)); bit=$((bit + 1))
+done
+exec /usr/bin/taskset -c "${chosen#,}" "$@"
 """,
     "uname": f"""#!/bin/sh
 options=${{*:-s}}

@@ -18,6 +18,7 @@
 #include <executorch/runtime/executor/method.h>
 #include <executorch/runtime/executor/program.h>
 
+#include "clock.h"
 #include "plan.h"
 
 namespace fulcrum {
@@ -144,6 +145,20 @@ class Stage {
     for (auto& state : states_) std::fill(state.begin(), state.end(), 0.0f);
   }
 
+  // `rewind` comes back to the state at `mark`. Returned states are copied; an in-place state holds a row per position,
+  // and rows beyond the position are written before they are read.
+  void mark() {
+    marks_.assign(states_.size(), {});
+    for (size_t i = 0; i < states_.size(); ++i) {
+      if (!plan_.states[i].in_place) marks_[i] = states_[i];
+    }
+  }
+  void rewind() {
+    for (size_t i = 0; i < states_.size(); ++i) {
+      if (!plan_.states[i].in_place) states_[i] = marks_[i];
+    }
+  }
+
   // Runs the method on `input`; returns its first output, valid until the next call.
   aten::Tensor run(const View& input, const View& position) {
     size_t index = 0;
@@ -176,7 +191,7 @@ class Stage {
   std::unique_ptr<rt::HierarchicalAllocator> planned_;
   std::unique_ptr<rt::MemoryManager> memory_;
   std::unique_ptr<rt::Method> method_;
-  std::vector<std::vector<float>> states_;
+  std::vector<std::vector<float>> states_, marks_;
 };
 
 class Chain {
@@ -190,11 +205,26 @@ class Chain {
     for (auto& stage : stages_) stage->clear();
   }
 
+  // Remembers where the state is, for `rewind`.
+  void mark() {
+    marked_ = position_;
+    for (auto& stage : stages_) stage->mark();
+  }
+  void rewind() {
+    position_ = marked_;
+    for (auto& stage : stages_) stage->rewind();
+  }
+
+  // The time that each stage took in the last `feed`; kept only after `time_stages`.
+  void time_stages() { stage_ns_.assign(stages_.size(), 0); }
+  const std::vector<int64_t>& stage_ns() const { return stage_ns_; }
+
   // Feeds tokens in chunks; returns the logits [vocab] of the last one, valid until the next call.
   const float* feed(std::vector<int64_t> tokens) {
     if (position_ + static_cast<int64_t>(tokens.size()) > plan_.context) {
       throw std::runtime_error("the tokens do not fit into the Program's context length");
     }
+    std::fill(stage_ns_.begin(), stage_ns_.end(), 0);
     const float* logits = nullptr;
     for (size_t start = 0; start < tokens.size(); start += plan_.chunk) {
       const size_t length = std::min<size_t>(plan_.chunk, tokens.size() - start);
@@ -212,7 +242,9 @@ class Chain {
       // Logits of an unfinished prompt are read by nobody; a last stage without state may be left out.
       const bool head = i + 1 == stages_.size();
       if (head && !last_chunk && i > 0 && !stages_[i]->has_state()) break;
+      const int64_t start = stage_ns_.empty() ? 0 : now_ns();
       const aten::Tensor value = stages_[i]->run(*input, position);
+      if (!stage_ns_.empty()) stage_ns_[i] += now_ns() - start;
       out = value.const_data_ptr<float>();
       if (head) {
         if (value.numel() != plan_.vocab) throw std::runtime_error("the last stage did not give [1, 1, vocab]");
@@ -226,8 +258,9 @@ class Chain {
   }
 
   Plan plan_;
-  int64_t position_ = 0;
+  int64_t position_ = 0, marked_ = 0;
   std::vector<std::unique_ptr<Stage>> stages_;
+  std::vector<int64_t> stage_ns_;
 };
 
 }  // namespace fulcrum

@@ -20,6 +20,13 @@ struct StagePlan {
   std::vector<StatePlan> states;
 };
 
+// What is measured beside the main workload: "prefill" times prompts, "decode" times tokens at a depth.
+struct WorkloadPlan {
+  std::string kind;
+  int prefill = 0;
+  int decode = 0;
+};
+
 struct Plan {
   std::string mode;
   int threads = 1;
@@ -30,6 +37,11 @@ struct Plan {
   int decode = 0;
   int warmup = 0;
   int repetitions = 1;
+  double warmup_seconds = 0;
+  double repetition_seconds = 0;
+  double max_seconds = 0;  // 0 is no cap
+  int memory_ms = 0;       // 0 reads no memory while it runs
+  std::vector<WorkloadPlan> further;
   std::vector<int64_t> prompt;
   std::vector<StagePlan> stages;
 };
@@ -52,7 +64,16 @@ inline Plan read_plan(const char* path) {
     else if (key == "decode") words >> plan.decode;
     else if (key == "warmup") words >> plan.warmup;
     else if (key == "repetitions") words >> plan.repetitions;
-    else if (key == "prompt") {
+    else if (key == "warmup_seconds") words >> plan.warmup_seconds;
+    else if (key == "repetition_seconds") words >> plan.repetition_seconds;
+    else if (key == "max_seconds") words >> plan.max_seconds;
+    else if (key == "memory_ms") words >> plan.memory_ms;
+    else if (key == "workload") {
+      WorkloadPlan workload;
+      words >> workload.kind >> workload.prefill >> workload.decode;
+      if (workload.kind != "prefill" && workload.kind != "decode") words.setstate(std::ios::failbit);
+      plan.further.push_back(workload);
+    } else if (key == "prompt") {
       for (int64_t token; words >> token;) plan.prompt.push_back(token);
       continue;
     } else if (key == "stage") {

@@ -3,7 +3,6 @@
 // Timed with CLOCK_MONOTONIC, inside the process; peak memory is the kernel's VmHWM.
 
 #include <dlfcn.h>
-#include <time.h>
 
 #include <cinttypes>
 #include <cmath>
@@ -15,70 +14,10 @@
 #include <executorch/runtime/platform/runtime.h>
 
 #include "chain.h"
+#include "measure.h"
+#include "memory.h"
 
 namespace fulcrum {
-
-int64_t now_ns() {
-  timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return static_cast<int64_t>(t.tv_sec) * 1000000000 + t.tv_nsec;
-}
-
-// The high-water mark of resident memory, in bytes.
-int64_t peak_bytes() {
-  std::ifstream status("/proc/self/status");
-  for (std::string line; std::getline(status, line);) {
-    if (line.rfind("VmHWM:", 0) == 0) return std::stoll(line.substr(6)) * 1024;
-  }
-  throw std::runtime_error("/proc/self/status has no VmHWM");
-}
-
-// Starting up touches more memory than stays: the mark begins anew before the Program is loaded.
-void reset_peak() { std::ofstream("/proc/self/clear_refs") << 5; }
-
-// The same pseudo-random prompt in every run (Knuth's MMIX multiplier): no file to push, no token out of range.
-std::vector<int64_t> synthetic_prompt(int length, int vocab) {
-  std::vector<int64_t> tokens;
-  uint64_t x = 1;
-  for (int i = 0; i < length; ++i) {
-    x = x * 6364136223846793005ULL + 1442695040888963407ULL;
-    tokens.push_back(static_cast<int64_t>((x >> 33) % static_cast<uint64_t>(vocab)));
-  }
-  return tokens;
-}
-
-struct Best {
-  int64_t token = 0, runner_up = 0;
-  float logit = 0, runner_up_logit = 0;
-};
-
-Best best_two(const float* logits, int vocab) {
-  Best best{0, 1, logits[0], logits[1]};
-  if (logits[1] > logits[0]) best = {1, 0, logits[1], logits[0]};
-  for (int i = 2; i < vocab; ++i) {
-    if (logits[i] > best.logit) best = {i, best.token, logits[i], best.logit};
-    else if (logits[i] > best.runner_up_logit) best.runner_up = i, best.runner_up_logit = logits[i];
-  }
-  return best;
-}
-
-void measure(Chain& chain, const Plan& plan) {
-  const auto prompt = synthetic_prompt(plan.prefill, plan.vocab);
-  for (int repetition = -plan.warmup; repetition < plan.repetitions; ++repetition) {
-    chain.clear();
-    int64_t start = now_ns();
-    int64_t token = best_two(chain.feed(prompt), plan.vocab).token;
-    const int64_t prefill = now_ns() - start;
-    std::string decode;
-    for (int i = 0; i < plan.decode; ++i) {
-      start = now_ns();
-      token = best_two(chain.feed({token}), plan.vocab).token;
-      decode += (i ? "," : "") + std::to_string(now_ns() - start);
-    }
-    if (repetition < 0) continue;
-    printf("{\"event\":\"repetition\",\"prefill_ns\":%" PRId64 ",\"decode_ns\":[%s]}\n", prefill, decode.c_str());
-  }
-}
 
 void generate(Chain& chain, const Plan& plan) {
   if (plan.prompt.empty()) throw std::runtime_error("the plan has no prompt");
@@ -119,27 +58,45 @@ void golden(Chain& chain, const Plan& plan) {
   }
 }
 
-void run(const char* path) {
-  const Plan plan = read_plan(path);
-  executorch::extension::threadpool::get_threadpool()->_unsafe_reset_threadpool(plan.threads);
+// What the Program's files cost when they must be read from storage: nothing but the load is done.
+void load_only(const Plan& plan) {
+  const double resident = evict(plan);
+  const int64_t start = now_ns();
+  Chain chain(plan);
+  const int64_t taken = now_ns() - start;
+  printf("{\"event\":\"evicted\",\"resident\":%.6f}\n", resident);
+  printf("{\"event\":\"loaded\",\"load_ns\":%" PRId64 ",\"baseline_bytes\":0}\n", taken);
+}
+
+void work(const Plan& plan) {
+  Sampler sampler(plan.memory_ms);
   reset_peak();
   const int64_t baseline = peak_bytes(), start = now_ns();
   Chain chain(plan);
   printf("{\"event\":\"loaded\",\"load_ns\":%" PRId64 ",\"baseline_bytes\":%" PRId64 "}\n", now_ns() - start, baseline);
+  if (plan.memory_ms) print_memory("loaded");
   if (plan.mode == "measure") measure(chain, plan);
+  else if (plan.mode == "stages") measure_stages(chain, plan);
   else if (plan.mode == "generate") generate(chain, plan);
   else if (plan.mode == "golden") golden(chain, plan);
   else throw std::runtime_error("the plan has an unknown mode: " + plan.mode);
-  printf("{\"event\":\"done\",\"peak_bytes\":%" PRId64 "}\n", peak_bytes());
+  if (plan.memory_ms) {
+    print_memory("steady");
+    sampler.stop();
+    printf("{\"event\":\"sampled\",\"peak_bytes\":%" PRId64 ",\"samples\":%" PRId64 "}\n", sampler.peak(), sampler.count());
+  }
+}
+
+void run(const char* path) {
+  const Plan plan = read_plan(path);
+  executorch::extension::threadpool::get_threadpool()->_unsafe_reset_threadpool(plan.threads);
+  if (plan.mode == "load") load_only(plan);
+  else work(plan);
+  printf("{\"event\":\"done\",\"peak_bytes\":%" PRId64 ",\"cpu_ns\":%" PRId64 "}\n", peak_bytes(), cpu_ns());
 }
 
 int fail(const char* slug, const char* message) {
-  std::string safe;
-  for (const char* c = message; *c; ++c) {
-    if (*c == '"' || *c == '\\') safe += '\\';
-    safe += static_cast<unsigned char>(*c) < 0x20 ? ' ' : *c;
-  }
-  printf("{\"event\":\"error\",\"slug\":\"%s\",\"message\":\"%s\"}\n", slug, safe.c_str());
+  printf("{\"event\":\"error\",\"slug\":\"%s\",\"message\":\"%s\"}\n", slug, json_text(message).c_str());
   fflush(stdout);
   return 1;
 }
