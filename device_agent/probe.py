@@ -24,8 +24,8 @@ def probe(
 ) -> Sighting:
     """The phone at `address` as it answers now; `known` is how it was seen before.
 
-    Its facts are read again when it may be another phone, was away, or was started again. A phone that may work by `policy`
-    is given the health `check`, if one is due.
+    Its facts are read again when it may be another phone, was away, or was started again. A phone that may work by
+    `policy` is given the health `check`, if one is due.
     """
     known = known or Sighting(serial=address, state=PhoneState.UNPROVEN, probed_at=datetime.now(UTC))
     objection = None

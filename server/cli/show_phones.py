@@ -97,7 +97,7 @@ def _lines(view: PhoneView) -> Iterator[tuple[str, str]]:
     yield "agent", f"{view.agent}{found}" if view.agent else ""
     if view.worker:
         memory = _size(view.worker.rss_bytes) or "unknown memory"
-        yield "process", f"{view.worker.pid}, {memory}, started again {view.worker.restarts} times"
+        yield "process", f"{view.worker.pid}, {memory}, restarts: {view.worker.restarts}"
     yield "proved", f"{view.probed_at:%Y-%m-%d %H:%M:%S %Z}" if view.probed_at else ""
 
 

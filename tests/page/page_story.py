@@ -13,6 +13,8 @@ from device_agent.contracts import (
     Fault,
     Figure,
     Generation,
+    HealthCheck,
+    HealthItem,
     MeasureJob,
     PhoneFacts,
     PhoneState,
@@ -24,6 +26,8 @@ from device_agent.contracts import (
     StageSpec,
     TokenStep,
     Transfer,
+    Vitals,
+    WorkerProcess,
 )
 from search.candidate import BudgetReport, Candidate, Phase, Quality, Verdict
 from server.api.views import SearchView
@@ -129,10 +133,27 @@ def facts(virtual: bool) -> PhoneFacts:
         abi="arm64-v8a",
         cores=8,
         cluster_max_khz={"policy0": 2_265_600, "policy2": 3_148_800, "policy7": 3_398_400},
+        cluster_cores={"policy0": (0, 1), "policy2": (2, 3, 4, 5, 6), "policy7": (7,)},
+        fingerprint="samsung/e1qxxx/e1q:14/UP1A.231005.007/S921BXXS3AXF1:user/release-keys",
         memory_bytes=7_900_000_000,
         free_bytes=91_000_000_000,
         virtual=virtual,
     )
+
+
+def vitals(now: datetime, percent: int, celsius: float) -> Vitals:
+    return Vitals(
+        taken_at=now, battery_percent=percent, battery_celsius=celsius, charging=True, free_bytes=91_000_000_000
+    )
+
+
+CHECKED = HealthCheck(
+    started_at=datetime.now(UTC),
+    items=(
+        HealthItem(name="storage", passed=True, detail="256 KiB written and read back"),
+        HealthItem(name="battery", passed=True, detail="92 %; charging above 80 %"),
+    ),
+)
 
 
 def both_ready() -> Sequence[Sighting]:
@@ -154,7 +175,15 @@ def sightings() -> Sequence[Sighting]:
         advice="Wake the phone and see that USB debugging is on.",
     )
     return (
-        Sighting(serial=VIRTUAL, state=PhoneState.READY, facts=facts(True), probed_at=now),
+        Sighting(
+            serial=VIRTUAL,
+            state=PhoneState.READY,
+            facts=facts(True),
+            probed_at=now,
+            vitals=vitals(now, 92, 30.9),
+            health=CHECKED,
+            worker=WorkerProcess(pid=4242, started_at=now, restarts=1, rss_bytes=48_000_000),
+        ),
         Sighting(serial=REAL, state=PhoneState.UNREACHABLE, facts=facts(False), fault=lost, probed_at=now),
         Sighting(serial=SIGHTED, state=PhoneState.UNAUTHORISED, probed_at=now),
     )

@@ -1,11 +1,29 @@
 """What the page shows of a search in progress, and how it moves when the ledger does; tests run in their order."""
 
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 
 from page_bench import Server, Watch
-from page_story import DONE, FEASIBLE, FRONT, LATER, REAL, SIGHTED, SILENT, VIRTUAL, Story, done
+from page_story import (
+    DONE,
+    FEASIBLE,
+    FRONT,
+    LATER,
+    REAL,
+    SIGHTED,
+    SILENT,
+    VIRTUAL,
+    Story,
+    done,
+    facts,
+    report,
+    sightings,
+    vitals,
+)
 from playwright.sync_api import Locator, Page, expect
+
+from device_agent.contracts import Blame, Fault, PhoneState, Sighting
 
 HOST_NOTE = "its milliseconds are this host's"
 
@@ -180,6 +198,68 @@ def test_fleet_shows_states_and_what_to_do(page: Page, story: Story, watch: Watc
     cards[SIGHTED].get_by_role("button").click()
     expect(cards[SIGHTED].get_by_role("button")).to_have_count(0)
     assert story.call("GET", f"/v1/phones/{SIGHTED}").json()["registered"] is True
+
+
+def test_fleet_shows_how_phones_fare(page: Page, story: Story, watch: Watch, pictures: Path) -> None:
+    story.report()
+    page.goto(story.base + "/#view=fleet")
+    card = page.locator(f"[data-serial='{VIRTUAL}']")
+    for text in ("3.40 GHz (core 7)", "2.27 GHz (cores 0\u20131)", "92 %, 30.9 °C", "S921BXXS3AXF1", "4242", "91.0 GB"):
+        expect(card).to_contain_text(text)
+    expect(card).to_contain_text("1 restart")
+    health = card.locator(".health")
+    expect(health).to_contain_text("passed")
+    health.locator("summary").click()
+    expect(health).to_contain_text("256 KiB written and read back")
+    page.get_by_role("searchbox").fill("sm8650 unreachable")
+    expect(page.locator(".phone")).to_have_count(1)
+    expect(page.locator(f"[data-serial='{REAL}']")).to_be_visible()
+
+
+def test_fleet_takes_changes_and_says_what_keeps_a_phone_from_work(
+    page: Page, story: Story, watch: Watch, pictures: Path
+) -> None:
+    low = Fault(blame=Blame.PHONE, slug="battery-low", message="The battery is at 12 %.", advice="Charge it.")
+    now = datetime.now(UTC)
+    rests = Sighting(
+        serial=REAL,
+        state=PhoneState.RESTING,
+        facts=facts(False),
+        fault=low,
+        probed_at=now,
+        vitals=vitals(now, 12, 24.0),
+    )
+    story.report([s for s in sightings() if s.serial != REAL] + [rests])
+    page.goto(story.base + "/#view=fleet")
+    card = page.locator(f"[data-serial='{REAL}']")
+    expect(card.locator(".state")).to_have_text("resting")
+    expect(card).to_contain_text("The battery is at 12 %.")
+    card.locator("details.phone-more > summary").click()
+    edit = card.get_by_role("form", name=f"Description of {REAL}")
+    edit.get_by_label("Group").fill("rack-a")
+    edit.get_by_label("Tags").fill("s24, fast")
+    edit.get_by_label("Note").fill("<i>by the window</i>")
+    edit.get_by_role("button", name="Save").click()
+    expect(card.locator(".chip")).to_have_text(["rack-a", "s24", "fast"])
+    expect(card.locator(".note")).to_have_text("<i>by the window</i>")
+    maintenance = card.get_by_role("form", name=f"Maintenance of {REAL}")
+    maintenance.get_by_label("Take it out").fill("new battery")
+    maintenance.get_by_role("button").click()
+    expect(card.locator(".state")).to_have_text("maintenance")
+    expect(card).to_contain_text("new battery")
+    page.screenshot(path=pictures / "page-fleet-changes.png", full_page=True)
+    card.get_by_role("button", name="Back to work").click()
+    expect(card.locator(".state")).to_have_text("resting")
+    card.get_by_role("button", name="Check its health now").click()
+    expect(card.get_by_role("button", name="Check its health now")).to_be_enabled()
+    assert story.call("PUT", "/v1/agents/bench-1", json=report([rests]).model_dump(mode="json")).json()["check"] == [
+        REAL
+    ]
+    edit.get_by_label("Group").fill("two words")
+    edit.get_by_role("button", name="Save").click()
+    expect(edit.get_by_role("alert")).to_contain_text("group")
+    watch.forgive("422")
+    story.report()
 
 
 def test_register_form_registers_and_explains_refusals(page: Page, story: Story, watch: Watch) -> None:

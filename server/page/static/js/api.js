@@ -47,9 +47,9 @@ async function request(path, options) {
 /** @param {string} path */
 export const get = (path) => request(path);
 
-/**
- * @param {string} path
- * @param {object} body
- */
-export const post = (path, body) =>
-  request(path, { method: "POST", body: JSON.stringify(body), headers: { "content-type": "application/json" } });
+/** @param {string} method @returns {(path: string, body: object) => Promise<any>} */
+const sending = (method) => (path, body) =>
+  request(path, { method, body: JSON.stringify(body), headers: { "content-type": "application/json" } });
+
+export const post = sending("POST");
+export const patch = sending("PATCH");

@@ -52,24 +52,38 @@
  * @property {string|null} soc
  * @property {string|null} android
  * @property {number|null} sdk
+ * @property {string|null} fingerprint
  * @property {string|null} abi
  * @property {number|null} cores
  * @property {Record<string, number>} cluster_max_khz
+ * @property {Record<string, number[]>} [cluster_cores]
  * @property {number|null} memory_bytes
  * @property {number|null} free_bytes
  * @property {boolean} virtual
+ *
+ * @typedef {{battery_percent: number|null, battery_celsius: number|null, charging: boolean|null,
+ *   free_bytes: number|null}} Vitals
+ * @typedef {{started_at: string, passed: boolean, items: {name: string, passed: boolean, detail: string}[]}} Health
+ * @typedef {{pid: number, started_at: string, restarts: number, rss_bytes: number|null}} WorkerProcess
  *
  * @typedef {object} Phone
  * @property {string} serial
  * @property {string|null} name
  * @property {boolean} registered
- * @property {"unproven"|"ready"|"unauthorised"|"unreachable"|"quarantined"} state
+ * @property {"unproven"|"ready"|"resting"|"unauthorised"|"unreachable"|"quarantined"|"maintenance"|"silent"} state
  * @property {PhoneFacts|null} facts
  * @property {Fault|null} fault
  * @property {string|null} agent
  * @property {string|null} last_seen
  * @property {{kind: string, id: string}|null} job
  * @property {string[]} tags
+ * @property {string|null} group
+ * @property {string|null} note
+ * @property {"tcp"|"usb"|"adb-server"|null} via
+ * @property {string|null} probed_at
+ * @property {Vitals|null} vitals
+ * @property {Health|null} health
+ * @property {WorkerProcess|null} worker
  * @property {boolean|null} virtual
  *
  * @typedef {{name: string, state: WorkState, before: Record<string, number>, after: Record<string, number>,

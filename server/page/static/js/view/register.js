@@ -1,4 +1,4 @@
-/** Taking a phone into the fleet, and back into it after a quarantine. */
+/** Taking a phone into the fleet. */
 import { useState } from "preact/hooks";
 import { html } from "../html.js";
 import { post } from "../api.js";
@@ -15,22 +15,14 @@ export function RegisterButton({ serial }) {
   </div>`;
 }
 
-/** @param {{serial: string}} props */
-export function ReleaseButton({ serial }) {
-  const { busy, refused, act } = useAction();
-  const release = () => act(() => post(`/v1/phones/${encodeURIComponent(serial)}/release`, {})).then(() => refresh("phones"));
-  return html`<div class="register-sighted">
-    <button type="button" class="primary" disabled=${busy} onClick=${release}>End the quarantine</button>
-    <${Refused} refused=${refused} />
-  </div>`;
-}
-
 /** @param {FormData} form */
 function registration(form) {
   /** @param {string} field */
   const given = (field) => String(form.get(field) ?? "").trim();
   const tags = given("tags").split(",").map((tag) => tag.trim()).filter(Boolean);
-  return { serial: given("serial"), ...(given("name") && { name: given("name") }), ...(tags.length && { tags }) };
+  /** @param {string} field */
+  const said = (field) => given(field) && { [field]: given(field) };
+  return { serial: given("serial"), ...said("name"), ...said("group"), ...(tags.length && { tags }) };
 }
 
 export function RegisterForm() {
@@ -50,11 +42,12 @@ export function RegisterForm() {
   }
   return html`<form class="panel register" onSubmit=${submit} aria-label="Register a phone">
     <h2>Register a phone</h2>
-    <p class="quiet">The serial is the address by which its agent reaches it, as in <code>--phone</code>.</p>
+    <p class="quiet">The serial is the address by which its agent reaches it, as in <code>--phone</code>, or what <code>fulcrum phone discover</code> calls it.</p>
     <div class="fields">
       <label><span>Serial</span> <input name="serial" required maxlength="128" autocomplete="off" spellcheck=${false} placeholder="192.168.1.20:5555" /></label>
       <label><span>Name <span class="quiet">optional</span></span> <input name="name" maxlength="64" autocomplete="off" placeholder="Bench 3" /></label>
-      <label><span>Tags <span class="quiet">optional, commas between</span></span> <input name="tags" autocomplete="off" placeholder="s24, rack-a" /></label>
+      <label><span>Group <span class="quiet">optional</span></span> <input name="group" maxlength="64" autocomplete="off" placeholder="rack-a" /></label>
+      <label><span>Tags <span class="quiet">optional, commas between</span></span> <input name="tags" autocomplete="off" placeholder="s24, fast" /></label>
       <button class="primary" disabled=${busy}>Register</button>
     </div>
     <${Refused} refused=${refused} />
