@@ -98,6 +98,50 @@ def test_a_fleet_by_hand(server: str) -> None:
     assert json.loads(fulcrum("search", "list", "--json", **environment).stdout) == []
 
 
+def test_groups_tags_and_maintenance_by_hand(server: str) -> None:
+    environment = {"FULCRUM_SERVER": server, "FULCRUM_TOKEN": TOKEN}
+    one, two = "one.example.org:5555", "two.example.org:5555"
+    for serial, group in ((one, "rack-a"), (two, "rack-b")):
+        added = fulcrum("phone", "add", serial, "--group", group, "--tag", "s24", "--note", "n", **environment)
+        assert added.returncode == 0, added.stderr
+    changed = fulcrum("phone", "edit", one, "--tag", "new", "--untag", "s24", "--note", "", **environment)
+    assert changed.returncode == 0, changed.stderr
+
+    def listed(*options: str) -> list[str]:
+        answer = fulcrum("phone", "list", "--json", *options, **environment)
+        assert answer.returncode == 0, answer.stderr
+        return [phone["serial"] for phone in json.loads(answer.stdout) if phone["serial"] in (one, two)]
+
+    found = json.loads(fulcrum("phone", "show", one, **environment).stdout)
+    assert [found[field] for field in ("group", "tags", "note")] == ["rack-a", ["new"], None]
+    assert listed("--group", "rack-b") == [two]
+    assert listed("--tag", "new", "--state", "unproven") == [one]
+    maintained = fulcrum("phone", "maintain", one, "--reason", "new battery", **environment)
+    assert "new battery" in maintained.stdout
+    assert listed("--state", "maintenance") == [one]
+    long = fulcrum("phone", "list", "--long", "--group", "rack-a", **environment).stdout
+    assert all(word in long for word in (one, "maintenance", "rack-a", f"fulcrum phone release {one}"))
+    assert fulcrum("phone", "release", one, **environment).returncode == 0
+    assert listed("--state", "unproven") == [one, two]
+    refused(fulcrum("phone", "check", one, **environment), "no agent serves")
+    refused(fulcrum("phone", "edit", "nobody", "--group", "x", **environment), "no phone")
+    refused(fulcrum("phone", "edit", one, "--group", "two words", **environment), "group")
+    assert "tired" in fulcrum("phone", "list", "--state", "tired", **environment).stderr
+    for serial in (one, two):
+        assert fulcrum("phone", "remove", serial, **environment).returncode == 0
+
+
+def test_discovery_asks_no_server() -> None:
+    found = fulcrum("phone", "discover", "--json")
+    assert found.returncode == 0, found.stderr
+    assert isinstance(json.loads(found.stdout), list)
+    assert fulcrum("phone", "discover").returncode == 0
+
+
+def test_an_agent_without_phones_is_refused(tmp_path: Path) -> None:
+    refused(fulcrum("agent", "--home", str(tmp_path / "agent")), "no phones", "--discover")
+
+
 @pytest.mark.parametrize(
     ("content", "word"),
     [
