@@ -31,7 +31,7 @@ from device_agent.runner.process import HOME, PhoneRunner, objects_of
 from device_agent.runner.shelf import pick
 from device_agent.selfcheck import PhoneUnderTest, self_check
 from device_agent.series import Series, Watch
-from device_agent.settings import SettingsSession, heal
+from device_agent.settings import LEASE_SECONDS, SettingsSession, heal
 
 
 class CannotCompare(FulcrumError):
@@ -59,9 +59,13 @@ class Bench:
         serial: str,
         process_seconds: float = 900.0,
         clock: Clock | None = None,
+        lease_seconds: int = LEASE_SECONDS,
     ) -> None:
-        """`process_seconds` bounds each process on the phone."""
+        """`process_seconds` bounds each process on the phone; `lease_seconds` is how long the phone waits for a bench
+        that has gone before it puts its settings back.
+        """
         self._clock = clock or Clock()
+        self._lease_seconds = lease_seconds
         self._link = link
         self._runners = (runner,) if isinstance(runner, RunnerBundle) else tuple(runner)
         self._serial = serial
@@ -136,7 +140,7 @@ class Bench:
         return self._measurement(series, transfer, session)
 
     def _session(self, job: MeasureJob) -> SettingsSession:
-        return SettingsSession(self._link, HOME, job.protocol.settings)
+        return SettingsSession(self._link, HOME, job.protocol.settings, self._lease_seconds)
 
     def _watch(self, session: SettingsSession) -> Watch:
         return Watch(self._link, self._clock, session.renew, self._facts.cores)

@@ -77,10 +77,18 @@ def t_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float
     return fmean(values) - half, fmean(values) + half
 
 
-def bootstrap_interval(values: Sequence[float]) -> tuple[float, float]:
-    """The 95 % percentile bootstrap of the median; the resampling is seeded. Too narrow for few values."""
+@cache
+def _middles(count: int) -> tuple[tuple[int, int], ...]:
+    """The ranks of the two middle values (the same twice, for an odd count) in each of many seeded resamples."""
     draw = random.Random(0)
-    medians = sorted(median(draw.choices(values, k=len(values))) for _ in range(_RESAMPLES))
+    resamples = (sorted(draw.choices(range(count), k=count)) for _ in range(_RESAMPLES))
+    return tuple((ranks[(count - 1) // 2], ranks[count // 2]) for ranks in resamples)
+
+
+def bootstrap_interval(values: Sequence[float]) -> tuple[float, float]:
+    """The 95 % percentile bootstrap of the median. Too narrow for few values."""
+    ordered = sorted(values)
+    medians = sorted((ordered[low] + ordered[high]) / 2 for low, high in _middles(len(ordered)))
     return medians[int(0.025 * _RESAMPLES)], medians[int(0.975 * _RESAMPLES) - 1]
 
 
