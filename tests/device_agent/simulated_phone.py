@@ -41,7 +41,8 @@ class Nature:
     burst_seconds: float = 15.0
     burst_slowdown: float = 1.3
     drift_per_minute: float = 0.0
-    skin: float = 31.0  # at the start
+    skin: float = 31.0  # at rest
+    skin_at_first: float | None = None
     skin_running: float = 34.0  # where a runner that never ends would take it
     heat_seconds: float = 60.0
     throttle_at: float = 39.0
@@ -52,6 +53,7 @@ class Nature:
 STEADY = Nature()
 BUSY = Nature(bursts_per_hour=60)
 THROTTLING = Nature(skin=33.0, skin_running=46.0, heat_seconds=20.0, throttle_at=36.5, recover_at=35.0)
+HOT = Nature(skin=33.0, skin_at_first=40.0)
 DRIFTING = Nature(drift_per_minute=0.01)
 
 
@@ -77,8 +79,8 @@ class SimulatedPhone(Link):
         self.runs: list[Run] = []
         self._draw = random.Random(self.seed)
         self._time = 1000.0
-        self._skin = self.nature.skin
-        self._cap = 1.0
+        self._skin = self.nature.skin_at_first or self.nature.skin
+        self._cap = self.nature.capped if self._skin > self.nature.throttle_at else 1.0
         self._busy = [0.0] * CORES
         self._plans: dict[str, str] = {}
         self._burst_from, self._burst_until = math.inf, math.inf
