@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from page_bench import Server, Watch
+from page_checks import checked
 from page_story import (
     DONE,
     FEASIBLE,
@@ -23,7 +24,7 @@ from page_story import (
 )
 from playwright.sync_api import Locator, Page, expect
 
-from device_agent.contracts import Blame, Fault, PhoneState, Sighting
+from device_agent.contracts import Blame, CheckName, Fault, PhoneState, Sighting
 
 HOST_NOTE = "its milliseconds are this host's"
 
@@ -348,3 +349,27 @@ def test_lost_connection_is_said_and_mends_itself(page: Page, story: Story, serv
     expect(page.get_by_label("Fleet in short")).to_contain_text("AFTERWARDS")
     watch.forgive("ERR_CONNECTION_REFUSED")
     watch.forgive("ERR_INCOMPLETE_CHUNKED_ENCODING")
+
+
+def test_a_phone_is_flagged_until_it_has_passed_its_self_check(page: Page, story: Story, watch: Watch) -> None:
+    page.goto(story.base + f"/#search={story.search}&phone={REAL}")
+    flag = page.locator("article.search .badge-unchecked")
+    expect(flag.first).to_have_text("self-check not passed")
+    page.goto(story.base + "/#view=fleet")
+    card = page.locator(f"[data-serial='{REAL}']")
+    expect(card).to_contain_text(f"fulcrum phone test {REAL}")
+    expect(page.get_by_role("note")).to_contain_text("No physical phone has passed")
+    checked(story, REAL, fails=CheckName.GOLDEN)
+    page.reload()
+    expect(card).to_contain_text("not passed, at golden: golden & <b>more</b>")
+    expect(page.get_by_role("note")).to_have_count(1)
+    checked(story, REAL)
+    page.reload()
+    expect(card).to_contain_text("passed")
+    expect(card).to_contain_text("android-native (ExecuTorch 1.4.1)")
+    expect(page.get_by_role("note")).to_have_count(0)
+    page.goto(story.base + f"/#search={story.search}&phone={REAL}")
+    expect(page.get_by_label("Figures on")).to_have_value(REAL)
+    expect(flag).to_have_count(0)
+    page.get_by_label("Figures on").select_option(VIRTUAL)
+    expect(flag.first).to_be_visible()

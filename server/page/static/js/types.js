@@ -85,6 +85,11 @@
  * @property {Health|null} health
  * @property {WorkerProcess|null} worker
  * @property {boolean|null} virtual
+ * @property {SelfCheck|null} self_check
+ *
+ * @typedef {{name: string, ok: boolean, message: string, figures: Record<string, number>}} CheckStep
+ * @typedef {{id: string, state: "preparing"|"queued"|"running"|"passed"|"failed", passed: boolean,
+ *   finished_at: string|null, runner: string|null, steps: CheckStep[], fault: Fault|null}} SelfCheck
  *
  * @typedef {{name: string, state: WorkState, before: Record<string, number>, after: Record<string, number>,
  *   seconds: number|null, checkpoint: string|null}} Stage

@@ -5,6 +5,7 @@ import { phones, presence } from "../store.js";
 import { Command, Empty } from "./common.js";
 import { PhoneCard } from "./phone_card.js";
 import { RegisterForm } from "./register.js";
+import { NoPhysicalPhone } from "./self_check.js";
 
 const NoPhone = () => html`<${Empty} title="No phone yet">
   <p>Let the phone listen (<code>adb tcpip 5555</code> over its cable, once), and start an agent; <code>--phone</code> takes its address, and may be repeated:</p>
@@ -46,6 +47,7 @@ export function FleetPage() {
   const sighted = shown.filter((p) => !p.registered);
   return html`<main class="single fleet">
     <h1>Fleet</h1>
+    <${NoPhysicalPhone} />
     ${!all.length && html`<${NoPhone} />`}
     ${all.length > 1 && html`<label class="fleet-filter">
       <span class="quiet">Show those with</span>

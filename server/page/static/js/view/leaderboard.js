@@ -7,6 +7,7 @@ import { adjust, route } from "../route.js";
 import { isVirtual, phoneName, rows, selectedPhone } from "../store.js";
 import { Empty, VirtualMark } from "./common.js";
 import { Row } from "./row.js";
+import { UncheckedMark } from "./self_check.js";
 
 /** @typedef {import("../types.js").Candidate} Candidate */
 /** @typedef {import("../columns.js").Column} Column */
@@ -56,7 +57,7 @@ function Groups({ serial }) {
   return html`<tr class="groups">
     <td colspan=${COLUMNS.length - onPhone}></td>
     <th scope="colgroup" colspan=${onPhone}>
-      <span>measured on ${phoneName(serial)} ${isVirtual(serial) && html`<${VirtualMark} />`}</span>
+      <span>measured on ${phoneName(serial)} ${isVirtual(serial) && html`<${VirtualMark} />`} <${UncheckedMark} serial=${serial} /></span>
     </th>
   </tr>`;
 }

@@ -4,6 +4,7 @@ import { ago, bytes } from "../format.js";
 import { now, presence } from "../store.js";
 import { Fact, FaultNote, StateMark, VIRTUAL_NOTE, VirtualMark } from "./common.js";
 import { MoreActions, ReleaseButton } from "./phone_actions.js";
+import { SelfCheckFact } from "./self_check.js";
 import { RegisterButton } from "./register.js";
 
 /** @typedef {import("../types.js").Phone} Phone */
@@ -123,6 +124,7 @@ export function PhoneCard({ phone }) {
       ${free && html`<${Fact} label="Free space">${bytes(free)}</${Fact}>`}
       ${vitals && html`<${Battery} vitals=${vitals} />`}
       ${health && html`<${HealthFact} health=${health} />`}
+      <${SelfCheckFact} phone=${phone} />
       <${Presence} phone=${phone} />
     </dl>
     <${Labels} phone=${phone} />

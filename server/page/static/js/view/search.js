@@ -7,6 +7,7 @@ import { isVirtual, now, phoneName, runsNewestFirst, selectedPhone } from "../st
 import { FaultNote, ProgressBar, StateMark, VIRTUAL_NOTE, VirtualMark } from "./common.js";
 import { Leaderboard } from "./leaderboard.js";
 import { Plot } from "./plot.js";
+import { UncheckedMark } from "./self_check.js";
 import { Outcome } from "./verdict.js";
 
 /** @typedef {import("../types.js").Search} Search */
@@ -66,6 +67,7 @@ function PhoneChoice({ search }) {
           </select></label>`
       : html`<span>Figures on <b>${phoneName(serial)}</b></span>`}
     ${isVirtual(serial) && html`<${VirtualMark} /> <span class="virtual-note">${VIRTUAL_NOTE}</span>`}
+    <${UncheckedMark} serial=${serial} />
   </p>`;
 }
 
