@@ -66,7 +66,7 @@ class Link:
 
         Raises:
             AddressInvalid, PhoneUnreachable, PhoneUnauthorised, PhoneUnpaired, PhoneBusy, PhoneForbidden,
-            LibusbMissing, KeyUnusable, DeadlineExceeded: as their names say.
+            LibusbMissing, AdbServerFailed, KeyUnusable, DeadlineExceeded: as their names say.
         """
         return cls(address, open_channel(address, key_path, deadline, on_prompt, configure))
 

@@ -16,19 +16,21 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _HEADER = Struct("<BI")
 _OUT, _ERR, _EXIT = 1, 2, 3
 _LONGEST = 60_000  # bytes: an adb server takes requests of 65535 at most
-_GRACE_SECONDS = 5
+_GRACE_SECONDS = 2
 
 # adbd makes the shell the leader of a session and sends it SIGHUP when its stream ends, and only that: what the shell
 # started would live on, and all of it when adbd itself dies, or when the host falls silent without a word. So the shell
-# stays, as its group's keeper. It ends the group on SIGHUP; `w` ends it when standard input does, as at adbd's death;
-# `t` ends it after the deadline. `kill` names the group by its leader, so that a shell that leads none kills nothing.
-# Both helpers let go of the outputs, for adbd waits until nobody holds these, and start while the program does already.
+# stays, as its group's keeper. It ends the group on SIGHUP; `w` does when standard input ends, as at adbd's death; `t`
+# after the deadline. When the program has ended, so do the helpers (by SIGKILL: a mksh that is only just forked loses a
+# SIGTERM) and the rest of the group, `t`'s sleep in it. The helpers let go of the outputs, for adbd waits until nobody
+# holds these, by `exec`: mksh keeps a copy of what is redirected otherwise. They start while the program does already,
+# and `kill` names the group by its leader, so that a shell that leads none kills nothing.
 _GUARDED = (
     "exec 3<&0 </dev/null; trap 'kill -9 -$$' HUP; "
     "({exports}exec {command}) 3<&- & p=$!; "
-    "(while read -r x; do :; done; kill -9 -$$) <&3 >/dev/null 2>&1 3<&- & w=$!; "
-    "(trap 'kill -9 $!; exit' TERM; sleep {seconds} & wait; kill -9 -$$) >/dev/null 2>&1 3<&- & t=$!; "
-    "exec 3<&-; wait $p; c=$?; kill -9 $w; kill $t; exit $c"
+    "(exec <&3 >/dev/null 2>&1 3<&-; while read -r x; do :; done; kill -9 -$$) & w=$!; "
+    "(exec >/dev/null 2>&1 3<&-; sleep {seconds}; kill -9 -$$) & t=$!; "
+    "exec 3<&-; wait $p; c=$?; kill -9 $w $t; trap '' TERM; kill -15 -$$; exit $c"
 )
 
 

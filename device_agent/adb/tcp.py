@@ -8,6 +8,7 @@ from collections.abc import Callable
 from device_agent.adb.channel import Data
 
 _SCRATCH = 256 * 1024
+_LONGEST_WAIT = 3600.0  # seconds; poll(2) takes no more than 24 days
 Configure = Callable[[socket.socket], None]
 
 
@@ -64,7 +65,7 @@ class TcpTransport:
             poll.register(waited, event)
         except ValueError:  # closed by another thread just now
             raise ConnectionResetError("the connection is closed") from None
-        return bool(poll.poll(max(0.0, seconds) * 1000))
+        return bool(poll.poll(min(max(0.0, seconds), _LONGEST_WAIT) * 1000))
 
     def readable(self) -> bool:
         """Whether something has come, or the end."""

@@ -88,13 +88,13 @@ def _read(interface: Path) -> UsbPhone:
 
 def holders(node: Path) -> list[str]:
     """The programs that have a device file open, as "name (process N)"; only those that this user may look into."""
-    found = []
-    for process in PROCESSES.glob("[0-9]*"):
+    found = set()
+    for descriptor in PROCESSES.glob("[0-9]*/fd/*"):
         try:
-            links = [descriptor.readlink() for descriptor in (process / "fd").iterdir()]
-            if node in links:
-                found.append(f"{_word(process / 'comm')} (process {process.name})")
-        except OSError:  # another user's, or gone
+            if descriptor.readlink() == node:
+                process = descriptor.parents[1]
+                found.add(f"{_word(process / 'comm')} (process {process.name})")
+        except OSError:  # another user's, or closed just now
             continue
     return sorted(found)
 

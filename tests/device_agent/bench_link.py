@@ -1,9 +1,9 @@
 """`make bench-link`: our link beside Google's adb against AOSP's own daemon, by turns in one run; medians and ratios.
 
-Both move the same incompressible file over loopback; adb goes through its server, as it always does, once as it is by
-default and once without compression. "verified" is what the bench does: the push, and the phone's own sha256sum of what
-arrived; its peer is adb's push and a `sha256sum` in adb's shell. A round trip of ours is a command on an open link, one of
-adb's is a client process; "through its server" is our link through the same adb server.
+All move the same incompressible file over loopback. adb goes through its server, as it always does; "server" is our
+link through the same one. "-Z" is adb without compression. "verified" is a push and the phone's own sha256sum of what
+arrived, which is how Fulcrum pushes; with adb that takes a second command. A round trip of ours is a command on an open
+link, one of adb's is a client process.
 """
 
 import argparse
@@ -72,39 +72,48 @@ class _Bench:
 
     def _trips(self, link: Link) -> None:
         for _ in range(_TRIPS):
-            link.shell(["true"], 30)
+            link.shell(["/bin/true"], 30)
 
     def transfers(self) -> dict[str, Callable[[], object]]:
         local, remote, back = str(self.local), self.remote, str(self.back)
         return {
             "push": lambda: self._send(self.link),
+            "push, server": lambda: self._send(self.through),
             "push, adb": lambda: self._adb("push", local, remote),
             "push, adb -Z": lambda: self._adb("push", "-Z", local, remote),
-            "push, ours through its server": lambda: self._send(self.through),
             "verified": self._verified,
             "verified, adb -Z": self._adb_verified,
             "pull": lambda: self.link.pull(remote, self.back),
+            "pull, server": lambda: self.through.pull(remote, self.back),
             "pull, adb": lambda: self._adb("pull", remote, back),
             "pull, adb -Z": lambda: self._adb("pull", "-Z", remote, back),
-            "pull, ours through its server": lambda: self.through.pull(remote, self.back),
         }
 
     def trips(self) -> dict[str, Callable[[], object]]:
         return {
             "shell": lambda: self._trips(self.link),
-            "shell, adb": lambda: [self._adb("shell", "true") for _ in range(_TRIPS)],
-            "shell, ours through its server": lambda: self._trips(self.through),
+            "shell, server": lambda: self._trips(self.through),
+            "shell, adb": lambda: [self._adb("shell", "/bin/true") for _ in range(_TRIPS)],
         }
 
 
-def _report(seconds: dict[str, list[float]], figure: Callable[[float], float], unit: str, more_is_better: bool) -> None:
-    medians = {name: statistics.median(map(figure, values)) for name, values in seconds.items()}
+def _report(seconds: dict[str, list[float]], figure: Callable[[float], float], unit: str) -> None:
+    """A line for each: median, range, and how many times as fast as the fastest adb of its kind."""
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
     for name, values in seconds.items():
-        ours, _, them = name.partition(", ")
-        ratio = medians[ours] / medians[name] if more_is_better else medians[name] / medians[ours]
-        figures = sorted(map(figure, values))
-        beside = f"  ours is {ratio:.2f} times as fast" if them else ""
-        print(f"{name:32}{medians[name]:8.1f} {unit}  ({figures[0]:.1f} to {figures[-1]:.1f}){beside}")
+        kind, _, who = name.partition(", ")
+        best = min(median for other, median in medians.items() if other.startswith(f"{kind}, adb"))
+        beside = "" if who.startswith("adb") else f"  {best / medians[name]:.2f} times as fast as adb"
+        low, high = sorted((figure(min(values)), figure(max(values))))
+        print(f"{name:18}{figure(medians[name]):8.1f} {unit}  ({low:.1f} to {high:.1f}){beside}")
+
+
+def _run(calls: dict[str, Callable[[], object]], rounds: int, figure: Callable[[float], float], unit: str) -> None:
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            seconds[name].append(_timed(call))
+    _report(seconds, figure, unit)
 
 
 def main() -> None:
@@ -117,15 +126,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as home, RealDaemon():
         bench = _Bench(Path(home), options.megabytes)
         try:
-            for calls, figure, unit, more_is_better in (
-                (bench.transfers(), lambda seconds: bench.bytes / seconds / 1e6, "MB/s", True),
-                (bench.trips(), lambda seconds: seconds / _TRIPS * 1e3, "ms", False),
-            ):
-                seconds: dict[str, list[float]] = {name: [] for name in calls}
-                for _ in range(options.rounds):
-                    for name, call in calls.items():
-                        seconds[name].append(_timed(call))
-                _report(seconds, figure, unit, more_is_better)
+            _run(bench.transfers(), options.rounds, lambda seconds: bench.bytes / seconds / 1e6, "MB/s")
+            _run(bench.trips(), options.rounds, lambda seconds: seconds / _TRIPS * 1e3, "ms")
         finally:
             bench.adb("kill-server")
 

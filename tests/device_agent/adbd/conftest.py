@@ -1,7 +1,8 @@
 """Tests against AOSP's own daemon run in network and mount namespaces of their own, for it has no authentication.
 
 The tests of this folder that were chosen are run together by a second pytest inside, and what it reports of each is
-reported here as it is. That works for root and, by a user namespace, for everybody else.
+reported here as it is. That works for root and, by a user namespace, for everybody else. Inside, /bin/sh is mksh, which
+is what Android calls sh.
 """
 
 import json
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from real_daemon import RealDaemon
+from real_daemon import PACKAGES, RealDaemon
 
 HERE = Path(__file__).parent
 _INSIDE = "FULCRUM_TESTS_INSIDE"  # the file into which the pytest inside writes its reports
@@ -40,8 +41,8 @@ def _run_inside(session: pytest.Session) -> dict[str, list[Any]]:
     root = session.config.rootpath
     file = Path(str(session.config._tmp_path_factory.mktemp("inside"))) / "reports"  # type: ignore[attr-defined]
     mapped = [] if os.geteuid() == 0 else ["--map-root-user"]
-    enter = 'ip link set lo up && exec "$@"'
-    command = ["unshare", "--net", "--mount", *mapped, "sh", "-c", enter, "sh"]
+    enter = 'ip link set lo up && mount --bind "$1" /bin/sh && shift && exec "$@"'
+    command = ["unshare", "--net", "--mount", *mapped, "sh", "-c", enter, "sh", str(PACKAGES / "usr/bin/mksh-static")]
     command += [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--timeout", str(_SECONDS), *chosen]
     environment = os.environ | {_INSIDE: str(file), "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
