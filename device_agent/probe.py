@@ -5,12 +5,14 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from device_agent.adb import Link, PhoneUnauthorised, PhoneUnreachable
+from device_agent.adb import Link, PhoneUnreachable
 from device_agent.condition import read_facts
 from device_agent.contracts import FulcrumError, HealthCheck, PhoneState, Sighting, Vitals
 from device_agent.vitals import BatteryPolicy, read_vitals
 
 SECONDS = 10.0
+PROMPT_SECONDS = 60.0  # a new connection would take the prompt off the screen, so each gives a human time to accept it
+_UNKNOWN_KEY = ("phone-unauthorised", "phone-unpaired")
 
 
 def probe(
@@ -38,8 +40,7 @@ def probe(
             if check is not None and known.vitals is not None and objection is None:
                 known = known.model_copy(update={"health": check(link, known.vitals)})
     except FulcrumError as error:
-        refused = isinstance(error, PhoneUnauthorised)
-        state = PhoneState.UNAUTHORISED if refused else PhoneState.UNREACHABLE
+        state = PhoneState.UNAUTHORISED if error.slug in _UNKNOWN_KEY else PhoneState.UNREACHABLE
         return known.model_copy(update={"state": state, "fault": error.as_fault(), "probed_at": datetime.now(UTC)})
     state = PhoneState.RESTING if objection else PhoneState.READY
     return known.model_copy(update={"state": state, "fault": objection, "probed_at": datetime.now(UTC)})

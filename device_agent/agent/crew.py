@@ -176,7 +176,7 @@ def _as_sighting(found: Found) -> Sighting | None:
     """A phone that was found, as it is told to the server; None for a name that no phone can have there."""
     state, fault = _STATES.get(found.state, (PhoneState.UNPROVEN, None))
     if fault is not None and found.detail:
-        fault = fault.model_copy(update={"message": found.detail})
+        fault = fault.model_copy(update={"advice": found.detail})
     try:
         return Sighting(serial=found.serial, via=found.via, state=state, fault=fault, probed_at=datetime.now(UTC))
     except ValidationError:

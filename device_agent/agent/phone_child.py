@@ -26,6 +26,7 @@ from device_agent.contracts import (
 
 _START_SECONDS = 120.0
 _LONGEST_PAUSE = 30.0
+_IDLE_SECONDS = 2.0
 _PROVEN_SECONDS = 60.0  # a process that lived this long did not fail at its start
 _PAGE_BYTES = 4096
 _LOG = logging.getLogger(__name__)
@@ -109,14 +110,14 @@ class PhoneChild:
         self._send(Word(stop=True).model_dump_json())
 
     def join(self, seconds: float) -> None:
-        """Wait for the end that `stop` asked for; after `seconds` it comes by force."""
+        """Wait for the end that `stop` asked for; after `seconds` it comes by force, and sooner where no job runs."""
         process = self._process
         if process is None:
             return
         try:
-            process.wait(max(0.0, seconds))
+            process.wait(max(0.0, seconds if self.working else min(seconds, _IDLE_SECONDS)))
         except subprocess.TimeoutExpired:
-            _LOG.warning("%s: its process does not end; killing it", self.serial)
+            _LOG.debug("%s: its process waits for its phone; killing it", self.serial)
             process.kill()
             process.wait()
         self._bury(process.returncode, time.monotonic())

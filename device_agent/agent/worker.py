@@ -30,7 +30,7 @@ from device_agent.contracts import (
     Vitals,
 )
 from device_agent.health import check
-from device_agent.probe import probe
+from device_agent.probe import PROMPT_SECONDS, SECONDS, probe
 from device_agent.runner.bundle import RunnerBundle
 
 _EAGER_SECONDS = 0.1
@@ -134,6 +134,7 @@ class PhoneWorker:
             self._orders.key_path,
             before,
             policy=self._orders.battery,
+            seconds=PROMPT_SECONDS if before.state is PhoneState.UNAUTHORISED else SECONDS,
             check=self._check if due else None,
         )
         if self._sighting.state in (PhoneState.READY, PhoneState.RESTING):
