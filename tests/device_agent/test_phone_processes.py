@@ -16,6 +16,7 @@ from bench_examples import eventually, measure_job, stub_bundle
 from small_server import Book, serving
 
 from device_agent.adb.discover import Found
+from device_agent.adb.keys import Signer
 from device_agent.agent import Agent, AgentSettings
 from device_agent.virtual import VirtualPhone, running
 from device_agent.vitals import BatteryPolicy
@@ -255,6 +256,16 @@ def test_health_is_checked_at_first_after_so_many_jobs_and_when_asked(phone: Vir
         storage = last(book, phone.address)["health"]["items"][0]
         assert (storage["name"], storage["passed"]) == ("storage", False)
         assert state(book, phone.address) == "ready", "what follows from it is the server's to say"
+
+
+def test_a_phone_that_waits_for_its_prompt_is_ready_once_it_is_accepted(tmp_path: Path) -> None:
+    book = Book()
+    with running(tmp_path / "phone") as phone, serving(book) as url, agent(tmp_path, url, phone.address):
+        until(lambda: state(book, phone.address) == "unauthorised")
+        assert "Allow USB debugging" in last(book, phone.address)["fault"]["advice"]
+        key = Signer(tmp_path / "agent/adbkey").GetPublicKey()
+        phone.root.keys.write_bytes(key + b"\n")
+        until(lambda: state(book, phone.address) == "ready")
 
 
 class Surroundings:
