@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from device_agent.adb import ensure_key
+from device_agent.agent.cache import ArtifactCache
 from device_agent.agent.client import ServerClient, ServerRefused, StaleLease
 from device_agent.agent.crew import Crew
 from device_agent.agent.finder import Discover, Finder
@@ -40,7 +41,9 @@ class AgentBusy(FulcrumError):
 class AgentSettings:
     """How an agent runs. `home` holds its key, outbox, artifacts and installed runners; times are seconds.
 
-    A phone's health is checked when the agent first proves it, then after `check_jobs` jobs or `check_seconds`.
+    A phone's health is checked when the agent first proves it, then after `check_jobs` jobs or `check_seconds`. Its
+    process is killed when a job takes longer than `job_seconds`; one that has grown beyond `max_rss_bytes` makes room
+    for another between two jobs.
     With `discover`, phones are also looked for every `discover_seconds`.
     """
 
@@ -53,6 +56,7 @@ class AgentSettings:
     probe_seconds: float = 30.0
     process_seconds: float = 900.0
     job_seconds: float = 4 * 3600.0
+    max_rss_bytes: int = 1 << 30
     check_jobs: int = 100
     check_seconds: float = 24 * 3600.0
     min_free_bytes: int = 512 << 20
@@ -79,6 +83,7 @@ class Agent:
         self._incarnation = uuid.uuid4().hex
         self._client = ServerClient(settings.server, settings.token)
         self._outbox = Outbox(settings.home / "outbox.db")
+        ArtifactCache(settings.home / "artifacts", self._client).sweep()
         self._stop = threading.Event()
         self._wake = threading.Event()
         self._crew = Crew(settings.phones, self._orders, self._outbox, self._wake.set)
@@ -180,6 +185,7 @@ class Agent:
             probe_seconds=settings.probe_seconds,
             process_seconds=settings.process_seconds,
             job_seconds=settings.job_seconds,
+            max_rss_bytes=settings.max_rss_bytes,
             check_jobs=settings.check_jobs,
             check_seconds=settings.check_seconds,
             min_free_bytes=settings.min_free_bytes,

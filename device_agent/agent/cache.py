@@ -14,6 +14,11 @@ class ArtifactCache:
         self._directory = directory
         self._client = client
 
+    def sweep(self) -> None:
+        """Remove what processes that were killed left half downloaded; only while nobody downloads."""
+        for path in self._directory.glob("*/*.*"):
+            path.unlink(missing_ok=True)
+
     def files_of(self, program: Program) -> dict[Sha256, Path]:
         """Every file of a Program, downloaded if it is not here.
 

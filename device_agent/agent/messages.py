@@ -29,6 +29,7 @@ class Orders(Wire):
     probe_seconds: float
     process_seconds: float
     job_seconds: float
+    max_rss_bytes: int
     check_jobs: int
     check_seconds: float
     min_free_bytes: int

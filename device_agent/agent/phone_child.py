@@ -7,11 +7,11 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import IO
 
 from pydantic import ValidationError
 
+from device_agent.agent.memory import rss_bytes
 from device_agent.agent.messages import Held, News, Orders, Word
 from device_agent.agent.outbox import Outbox
 from device_agent.contracts import (
@@ -28,7 +28,6 @@ _START_SECONDS = 120.0
 _LONGEST_PAUSE = 30.0
 _IDLE_SECONDS = 2.0
 _PROVEN_SECONDS = 60.0  # a process that lived this long did not fail at its start
-_PAGE_BYTES = 4096
 _LOG = logging.getLogger(__name__)
 
 
@@ -67,7 +66,7 @@ class PhoneChild:
             pid=self._process.pid,
             started_at=self._started_at,
             restarts=self._restarts,
-            rss_bytes=_rss(self._process.pid),
+            rss_bytes=rss_bytes(self._process.pid),
         )
         return self._sighting.model_copy(update={"worker": worker})
 
@@ -210,11 +209,3 @@ def _close(pipe: IO[bytes]) -> None:
         pipe.close()
     except OSError:  # what was written last found no reader
         _LOG.debug("a pipe was broken")
-
-
-def _rss(pid: int) -> int | None:
-    """Resident memory of a process; None where there is no /proc."""
-    try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE_BYTES
-    except (OSError, IndexError, ValueError):
-        return None

@@ -1,6 +1,7 @@
 """One phone's work: probe it, check it, lease a job for it, run the job, journal the outcome; one at a time."""
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -11,6 +12,7 @@ from device_agent.adb import Link
 from device_agent.agent.cache import ArtifactCache
 from device_agent.agent.client import ServerClient
 from device_agent.agent.keeper import LeaseKeeper
+from device_agent.agent.memory import rss_bytes
 from device_agent.agent.messages import Held, News, Orders
 from device_agent.agent.outbox import Outbox
 from device_agent.bench import Bench
@@ -92,7 +94,7 @@ class PhoneWorker:
             keeper.drop()
 
     def run(self) -> None:
-        """Work until `stop`."""
+        """Work until `stop`, or until the process has grown too big: the agent starts another."""
         while not self._stop.is_set():
             try:
                 self._turn()
@@ -101,9 +103,19 @@ class PhoneWorker:
                 self._failures += 1
                 pause = min(30.0, self.poll_seconds * 2 ** min(self._failures, 5))
                 _LOG.warning("%s: %s Again in %.0f s.", self._orders.serial, error.message, pause)
+            if self._overgrown():
+                return
             self._say(pause + _STEP_SECONDS)
             self._wake.wait(pause)
             self._wake.clear()
+
+    def _overgrown(self) -> bool:
+        size = rss_bytes(os.getpid()) or 0
+        if size > self._orders.max_rss_bytes:
+            _LOG.warning(
+                "%s: its process holds %.0f MB, and makes room for a fresh one", self._orders.serial, size / 1e6
+            )
+        return size > self._orders.max_rss_bytes
 
     def _say(self, patience: float = _STEP_SECONDS, held: Held | None = None, outcome: bool = False) -> None:
         self._tell(News(sighting=self._sighting, patience=patience, held=held, outcome=outcome))

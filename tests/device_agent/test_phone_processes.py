@@ -115,6 +115,15 @@ def _has_run(phone: VirtualPhone) -> bool:
     return (phone.root.directory / "data/local/tmp/fulcrum/slow.pid").exists()
 
 
+def test_a_process_that_has_grown_makes_room_for_a_fresh_one(phone: VirtualPhone, tmp_path: Path) -> None:
+    book = Book()
+    book.add("one", measure_job(), b"fine")
+    with serving(book) as url, agent(tmp_path, url, phone.address, max_rss_bytes=1):
+        until(lambda: "one" in book.results)
+        assert book.results["one"][0]["kind"] == "success"
+        until(lambda: (last(book, phone.address).get("worker") or {}).get("restarts", 0) >= 1)
+
+
 def test_processes_end_with_an_agent_that_is_killed(phone: VirtualPhone, tmp_path: Path) -> None:
     stub_bundle(tmp_path / "runner")
     book = Book()
@@ -152,6 +161,7 @@ def test_a_process_whose_agent_is_gone_without_a_signal_ends(tmp_path: Path) -> 
         probe_seconds=30,
         process_seconds=30,
         job_seconds=30,
+        max_rss_bytes=1 << 40,
         check_jobs=1,
         check_seconds=30,
         min_free_bytes=0,
