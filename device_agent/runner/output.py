@@ -5,7 +5,7 @@
     {"event": "repetition", "prefill_ns": 1, "decode_ns": [1, ...]}             mode measure, once per repetition
     {"event": "filled", "workload": 1, "ns": 1}                                 further workloads, from 1: the depth
     {"event": "repetition", "workload": 1, "prefill_ns": 1}                     ... prompts only
-    {"event": "repetition", "workload": 2, "decode_ns": [1, ...]}               ... tokens at a depth only
+    {"event": "repetition", "workload": 2, "decode_ns": [1, ...], "token": 1}   ... tokens at a depth; the last one
     {"event": "memory", "when": "loaded", "status": "...", "smaps_rollup": "..."}    memory pass; then when "steady"
     {"event": "sampled", "peak_bytes": 1, "samples": 1}                         memory pass: highest RSS + swap
     {"event": "evicted", "resident": 0.0}                                       mode load: what stayed in memory

@@ -54,8 +54,8 @@ void repeat(int runs, double seconds, double cap, Run run) {
   }
 }
 
-// Decodes `count` tokens after `token`, one by one; the time of each.
-inline std::vector<int64_t> decode(Chain& chain, int64_t token, int count, int vocab) {
+// Decodes `count` tokens after `token`, one by one; the time of each, and in `token` the last one.
+inline std::vector<int64_t> decode(Chain& chain, int64_t& token, int count, int vocab) {
   std::vector<int64_t> times;
   for (int i = 0; i < count; ++i) {
     const int64_t start = now_ns();
@@ -103,18 +103,21 @@ inline void measure_prefill(Chain& chain, const Plan& plan, int prefill_tokens, 
 
 // The depth is reached once; each repetition decodes from there and goes back.
 inline void measure_decode(Chain& chain, const Plan& plan, const WorkloadPlan& workload, size_t number) {
-  int64_t token = 0;
-  const int64_t fill = prefill(chain, synthetic_prompt(workload.prefill, plan.vocab), plan.vocab, token);
+  int64_t first = 0, last = 0;
+  const int64_t fill = prefill(chain, synthetic_prompt(workload.prefill, plan.vocab), plan.vocab, first);
   printf("{\"event\":\"filled\",\"workload\":%zu,\"ns\":%" PRId64 "}\n", number, fill);
   chain.mark();
   repeat(plan.warmup, plan.warmup_seconds, plan.max_seconds, [&] {
-    decode(chain, token, workload.decode, plan.vocab);
+    last = first;
+    decode(chain, last, workload.decode, plan.vocab);
     chain.rewind();
   });
   repeat(plan.repetitions, plan.repetition_seconds, plan.max_seconds, [&] {
-    const auto times = decode(chain, token, workload.decode, plan.vocab);
+    last = first;
+    const auto times = decode(chain, last, workload.decode, plan.vocab);
     chain.rewind();
-    printf("{\"event\":\"repetition\",\"workload\":%zu,\"decode_ns\":[%s]}\n", number, joined(times).c_str());
+    printf("{\"event\":\"repetition\",\"workload\":%zu,\"decode_ns\":[%s],\"token\":%" PRId64 "}\n", number,
+           joined(times).c_str(), last);
   });
 }
 
