@@ -170,4 +170,12 @@ class Series:
 
     def _run(self, plan: str, watch: Watch) -> list[str]:
         watch.renew()
-        return self.runner.run(self.runner.write(plan), self.placement)
+        return self.runner.run(self.runner.write(plan), self.placement, self._asked_seconds)
+
+    @property
+    def _asked_seconds(self) -> float:
+        """What the Protocol itself asks a process to last, at the longest: the bound of a process comes on top."""
+        protocol = self.job.protocol
+        workloads = 1 + len(protocol.further(self.job.program.context_length))
+        each = protocol.max_seconds or protocol.warmup_seconds + protocol.repetition_seconds
+        return max(2 * each * workloads, _MINUTE if protocol.sustained_minutes else 0.0)

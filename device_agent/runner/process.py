@@ -69,8 +69,9 @@ class PhoneRunner:
         self._link.push(plan.encode(), f"{HOME}/plans/{digest}", digest)
         return f"plans/{digest}"
 
-    def run(self, plan: str, placement: Placement | None = None) -> list[str]:
-        """The lines of one fresh process, for a plan that `write` put there, pinned to `placement` if there is one.
+    def run(self, plan: str, placement: Placement | None = None, longer: float = 0.0) -> list[str]:
+        """The lines of one fresh process, for a plan that `write` put there, pinned to `placement` if there is one;
+        `longer` seconds come on top of its bound.
 
         Raises:
             RunnerFailed: it ended without a word of its own.
@@ -78,7 +79,7 @@ class PhoneRunner:
         """
         argv, environment = self._bundle.manifest.command(self._directory, plan)
         pinned: Sequence[str] = ("taskset", placement.mask) if placement is not None else ()
-        done = self._link.shell([*pinned, "sh", "-c", _RUN, "sh", HOME, *argv], self._seconds, env=environment)
+        done = self._link.shell([*pinned, "sh", "-c", _RUN, "sh", HOME, *argv], self._seconds + longer, env=environment)
         lines = done.text.splitlines()
         if done.exit_code != 0 and not any('"error"' in line for line in lines):
             raise _death(done)

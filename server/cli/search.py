@@ -31,6 +31,9 @@ def submit(
         Path | None,
         typer.Option(exists=True, dir_okay=False, help="A tokenizer.json; without it one is trained on the corpus."),
     ] = None,
+    protocol: Annotated[
+        str | None, typer.Option(help="How to measure: quick, standard, publication, or a file with a Protocol.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="What people call it.")] = None,
     watch: Annotated[bool, typer.Option(help="Stay and show progress until it ends.")] = True,
     server: ServerOption = DEFAULT_SERVER,
@@ -44,7 +47,11 @@ def submit(
         fulcrum search submit spec.json --phone group:rack-a --candidates 64 --no-watch
     """
     budgets = {"decode_ms": decode_ms, "ttft_ms": ttft_ms, "peak_memory_mb": peak_memory_mb}
+    from server.cli.bench import read_protocol
+
     given: dict[str, Any] = {"corpus": corpus, "phones": phone or None, "name": name}
+    if protocol is not None:
+        given["protocol"] = read_protocol(protocol).model_dump(mode="json")
     with connect(server) as client:
         if tokenizer is not None:
             given["tokenizer"] = client.upload(tokenizer)

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from device_agent.contracts import CheckStep, Fault
+from device_agent.contracts import CheckStep, Comparison, Fault, Figure, Measurement, Profile
 from search.candidate import Candidate, Phase, Verdict
 from server.api.views import CandidateView, RunView, SearchView, SelfCheckView
 from trainer.architecture import Architecture
@@ -124,6 +124,40 @@ def verdict(found: Verdict) -> None:
         )
     if found.budgets:
         console.print(table)
+
+
+def profile(found: Profile, of: Measurement) -> None:
+    """One measurement: its figures with their intervals, the phone's condition, and what deserves less trust."""
+    virtual = ", virtual: this host's milliseconds" if of.virtual else ""
+    table = new_table(f"On {of.serial} by {of.protocol.name}{virtual}", "figure", ">value", ">95 % interval", ">MAD")
+    rows: list[tuple[str, Figure | None]] = [
+        ("TTFT, ms", found.ttft_ms),
+        ("prefill, tokens/s", found.prefill_tokens_per_second),
+        ("decode, ms", found.decode_ms),
+        ("decode p95, ms", found.decode_p95_ms),
+        ("decode p99, ms", found.decode_p99_ms),
+        ("load (warm file), ms", found.load_ms),
+        *((f"{w.workload.label}, ms", w.ttft_ms or w.decode_ms) for w in found.further),
+    ]
+    for name, figure in rows:
+        if figure is not None:
+            table.add_row(name, f"{figure.value:.4g}", f"{figure.low:.4g} to {figure.high:.4g}", f"{figure.mad:.2g}")
+    console.print(table)
+    if found.cold_load_ms is not None:
+        console.print(f"Load with the files out of the page cache: {found.cold_load_ms:.4g} ms.")
+    console.print(f"Peak memory above the empty runner: {found.peak_memory_bytes / 1e6:.1f} MB.")
+    for flag in found.flags:
+        console.print(f"Flag: {flag}", markup=False)
+
+
+def comparison(found: Comparison) -> None:
+    """Which of two is faster, or that nothing may be claimed."""
+    virtual = " (virtual: this host's milliseconds)" if found.first.virtual else ""
+    console.print(f"{found.first.protocol.name} on {found.first.serial}{virtual}, blocks {found.order}")
+    console.print(found.verdict, markup=False)
+    for letter, side in (("A", found.first), ("B", found.second)):
+        for flag in Profile.of(side).flags:
+            console.print(f"Flag on {letter}: {flag}", markup=False)
 
 
 def runs(views: Iterable[RunView]) -> None:

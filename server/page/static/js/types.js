@@ -5,7 +5,7 @@
  * @typedef {{blame: "user"|"phone"|"infrastructure"|"us", slug: string, message: string, advice: string}} Fault
  * @typedef {{value: number, low: number, high: number}} Figure
  * @typedef {{ttft_ms: Figure, prefill_tokens_per_second: Figure, decode_ms: Figure, decode_p95_ms: Figure,
- *   load_ms: Figure, peak_memory_bytes: number}} Profile
+ *   load_ms: Figure, peak_memory_bytes: number, flags: string[]}} Profile
  * @typedef {{message: string, done: number, total: number}} Progress
  * @typedef {{operator: "conv", kernel: number}} Convolution
  * @typedef {{operator: "attention", heads: number, kv_heads: number, head_dim: number}} Attention

@@ -22,6 +22,7 @@ export const ProfileFacts = ({ serial, profile, again = false }) => html`<sectio
     <${Fact} label="Peak memory">${bytes(profile.peak_memory_bytes)}</${Fact}>
     <${Fact} label="Load"><${WithInterval} of=${profile.load_ms} unit="ms" /></${Fact}>
   </dl>
+  ${profile.flags.map((flag) => html`<p key=${flag} class="quiet">Flag: ${flag}</p>`)}
 </section>`;
 
 /** @param {{row: Candidate, search: {id: string}}} props */
