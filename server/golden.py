@@ -27,6 +27,12 @@ class GoldenUnavailable(FulcrumError):
     blame, slug = Blame.US, "golden-export"
 
 
+class ServerClosing(FulcrumError):
+    """The export was ended because the server ends; nothing is known of whether it would have worked."""
+
+    blame, slug = Blame.INFRASTRUCTURE, "server-closing"
+
+
 class GoldenProgram(BaseModel):
     """A Program, and what it must say; its files are in the store."""
 
@@ -42,19 +48,22 @@ class GoldenExport:
         self._child: subprocess.Popen[bytes] | None = None
         self._closed = False
         self._lock = threading.Lock()
+        self._one_at_a_time = threading.Lock()
 
     def __call__(self) -> GoldenProgram:
         """Minutes the first time on a busy host, at once from then on.
 
         Raises:
-            GoldenUnavailable: the export failed, in its own words, or was ended by `close`.
+            GoldenUnavailable: the export failed, in its own words.
+            ServerClosing: it was ended, or not begun, because of `close`.
         """
         key = golden_key()
-        kept = self._cache.get(key)
-        if kept is None:
-            with tempfile.TemporaryDirectory(prefix="fulcrum-golden-") as scratch:
-                kept = self._export(Path(scratch))
-            self._cache.put(key, kept)
+        with self._one_at_a_time:
+            kept = self._cache.get(key)
+            if kept is None:
+                with tempfile.TemporaryDirectory(prefix="fulcrum-golden-") as scratch:
+                    kept = self._export(Path(scratch))
+                self._cache.put(key, kept)
         return GoldenProgram.model_validate_json(kept)
 
     def close(self) -> None:
@@ -67,17 +76,18 @@ class GoldenExport:
     def _export(self, directory: Path) -> str:
         with (directory / "log").open("w+b") as log:
             with self._lock:
-                if self._closed:
-                    raise GoldenUnavailable("The server is closing.", advice="Ask again when it is up.")
+                self._require_open()
                 command = [sys.executable, "-m", "server.golden", str(directory)]
-                self._child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log)
-            code = self._child.wait()
-            if self._child.stdin is not None:
-                self._child.stdin.close()
+                child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log)
+                self._child = child
+            assert child.stdin is not None  # we asked for a pipe
+            code = child.wait()
             self._child = None
+            child.stdin.close()  # until now: the child ends when this does
             log.seek(0)
             said = log.read().decode(errors="replace").strip()[-1000:]
         if code != 0:
+            self._require_open()
             raise GoldenUnavailable(
                 f"The golden Program could not be exported (exit code {code}): {said}",
                 advice="Is fulcrum[search] installed whole? Please report this otherwise.",
@@ -86,6 +96,10 @@ class GoldenExport:
         for name in GoldenProgram.model_validate_json(kept).program.files:
             self._store.put((directory / name).read_bytes())
         return kept
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise ServerClosing("The server is closing.", advice="The check goes on when it is up again.")
 
 
 def golden_key() -> Sha256:

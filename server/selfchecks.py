@@ -17,7 +17,7 @@ from server.api.views import PhoneView, SelfCheckView
 from server.clock import Clock, Ids, new_id, utc_now
 from server.database import Database
 from server.errors import NotFound
-from server.golden import GoldenProgram
+from server.golden import GoldenProgram, ServerClosing
 from server.queue.machine import FINAL
 from server.queue.store import JobQueue
 from server.tables import JobRow, PhoneRow, SelfCheckRow
@@ -70,6 +70,8 @@ class SelfChecks:
             return 0
         try:
             made = self._golden()
+        except ServerClosing:
+            return 0  # the next server's turn
         except FulcrumError as error:
             for check, serial in pending:
                 self._settle(check, serial, fault=error.as_fault())

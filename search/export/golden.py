@@ -23,6 +23,7 @@ ARCHITECTURE = Architecture(
 )
 CONTEXT, CHUNK, PREFILL, TOKENS = 64, 16, 4, 48
 _SEED = 1
+_LOUDER = ("v_proj.weight", "self_attn.out_proj.weight")
 
 
 def golden_model() -> HybridLM:
@@ -30,24 +31,29 @@ def golden_model() -> HybridLM:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_SEED)
         model = HybridLM(ARCHITECTURE).eval()
-    for parameter in model.parameters():
-        parameter.data *= 2.0  # an untrained model's logits are too flat to tell a fault from rounding
+    # An untrained model's logits are too flat, and its attention too quiet, to tell a fault from rounding.
+    for name, parameter in model.named_parameters():
+        parameter.data *= 6.0 if name.endswith(_LOUDER) else 2.0
     return model
 
 
 @torch.no_grad()
-def export_golden(store: Store) -> tuple[Program, Golden]:
-    """Export into `store`; the Program, and what it must say."""
-    model = golden_model()
-    program = export_model(model, context_length=CONTEXT, prefill_chunk=CHUNK, quantisation=Quantisation(), store=store)
+def golden_logits(model: HybridLM) -> Golden:
+    """What the 4-bit eager model says along fixed tokens, and the bound."""
     tokens = torch.randint(0, ARCHITECTURE.vocab_size, (1, TOKENS), generator=torch.Generator().manual_seed(_SEED))
-    scheme = Scheme(Quantisation().group_size)
-    rounded = quantised(model, scheme)(tokens)[0, PREFILL - 1 :]
-    unrounded = quantised(model, Scheme(scheme.group_size, activations=False))(tokens)[0, PREFILL - 1 :]
-    golden = Golden(
+    group = Quantisation().group_size
+    rounded = quantised(model, Scheme(group))(tokens)[0, PREFILL - 1 :]
+    unrounded = quantised(model, Scheme(group, activations=False))(tokens)[0, PREFILL - 1 :]
+    return Golden(
         tokens=tuple(tokens[0].tolist()),
         prefill=PREFILL,
         logits=tuple(map(tuple, rounded.tolist())),
         bound=2 * (rounded - unrounded).abs().max().item(),
     )
-    return program, golden
+
+
+def export_golden(store: Store) -> tuple[Program, Golden]:
+    """Export into `store`; the Program, and what it must say."""
+    model = golden_model()
+    program = export_model(model, context_length=CONTEXT, prefill_chunk=CHUNK, quantisation=Quantisation(), store=store)
+    return program, golden_logits(model)

@@ -1,5 +1,8 @@
 """Self-checks from the request to the phone's flag, over both databases, with a golden Program of the tests' own."""
 
+import threading
+from pathlib import Path
+
 import pytest
 from service_examples import NOW, TurnedClock, ask, assert_problem, program, report
 from starlette.testclient import TestClient
@@ -19,7 +22,8 @@ from device_agent.contracts import (
 )
 from server.api.views import PhoneRegistration, SelfCheckView
 from server.errors import NotFound, WrongAnswer
-from server.golden import GoldenProgram, GoldenUnavailable
+from server.golden import GoldenExport, GoldenProgram, GoldenUnavailable
+from server.ledger import SqlBlockCache
 from server.selfchecks import SelfChecks
 from server.services import Services
 
@@ -133,6 +137,32 @@ def test_a_golden_program_that_cannot_be_had_fails_the_check(services: Services,
     done = checks.view("one", asked.id)
     assert (done.state, done.fault and done.fault.slug) == ("failed", "golden-export")
     assert checks.request("one").id != asked.id
+
+
+def test_a_server_that_ends_leaves_the_check_to_the_next(services: Services, clock: TurnedClock) -> None:
+    services.fleet.register(PhoneRegistration(serial="one"))
+    export = GoldenExport(services.artifacts, SqlBlockCache(services.database))
+    ended = SelfChecks(services.database, services.queue, export, clock)
+    asked = ended.request("one")
+    exporting = threading.Thread(target=ended.prepare)
+    exporting.start()
+    export.close()  # before the export has begun, or in the midst of it
+    exporting.join(60)
+    assert not exporting.is_alive()
+    assert ended.view("one", asked.id).state == "preparing"
+    assert SelfChecks(services.database, services.queue, golden, clock).prepare() == 1
+    assert ended.view("one", asked.id).state == "queued"
+
+
+def test_an_export_that_fails_says_so_in_its_own_words(
+    services: Services, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "server").mkdir()
+    (tmp_path / "server/__init__.py").touch()
+    (tmp_path / "server/golden.py").write_text("raise SystemExit('no such operator')")
+    monkeypatch.chdir(tmp_path)  # `python -m` looks here first
+    with pytest.raises(GoldenUnavailable, match=r"exit code 1\): no such operator"):
+        GoldenExport(services.artifacts, SqlBlockCache(services.database))()
 
 
 def test_unknown_phones_and_checks_are_not_found(services: Services, checks: SelfChecks) -> None:
