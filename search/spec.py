@@ -100,6 +100,10 @@ class SearchSpec(_Spec):
         needed = self.protocol.prefill_tokens + self.protocol.decode_tokens
         if needed > self.context_length:
             raise ValueError(f"the protocol needs {needed} positions, but context_length is {self.context_length}")
+        if self.prefill_chunk > self.context_length:
+            raise ValueError(
+                f"prefill_chunk ({self.prefill_chunk}) is more than context_length ({self.context_length})"
+            )
         if len(set(self.objectives)) != len(self.objectives):
             raise ValueError("an objective is named twice")
         if len(set(self.phones)) != len(self.phones):

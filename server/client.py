@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
+from urllib.parse import quote
 
 import httpx2
 from pydantic import BaseModel, ValidationError
@@ -83,7 +84,7 @@ class Client:
 
     def phone(self, serial: str) -> PhoneView:
         """One phone."""
-        return self._get(f"/v1/phones/{serial}", PhoneView)
+        return self._get(f"/v1/phones/{_part(serial)}", PhoneView)
 
     def register_phone(
         self,
@@ -102,33 +103,33 @@ class Client:
         """Name, group, tag or annotate a registered phone; what was not set in `change` stays."""
         content = change.model_dump_json(exclude_unset=True).encode()
         answer = self._send(
-            "PATCH", f"/v1/phones/{serial}", content=content, headers={"content-type": "application/json"}
+            "PATCH", f"/v1/phones/{_part(serial)}", content=content, headers={"content-type": "application/json"}
         )
         return PhoneView.model_validate_json(answer.content)
 
     def remove_phone(self, serial: str) -> None:
         """Take a phone out of the fleet."""
-        self._send("DELETE", f"/v1/phones/{serial}")
+        self._send("DELETE", f"/v1/phones/{_part(serial)}")
 
     def release_phone(self, serial: str) -> PhoneView:
         """End a phone's quarantine, or its maintenance."""
-        return self._post(f"/v1/phones/{serial}/release", PhoneView)
+        return self._post(f"/v1/phones/{_part(serial)}/release", PhoneView)
 
     def maintain_phone(self, serial: str, reason: str = "") -> PhoneView:
         """Give a phone no more work until it is released."""
-        return self._post(f"/v1/phones/{serial}/maintenance", PhoneView, Maintenance(reason=reason))
+        return self._post(f"/v1/phones/{_part(serial)}/maintenance", PhoneView, Maintenance(reason=reason))
 
     def check_phone(self, serial: str) -> PhoneView:
         """Ask for a health check; its result appears in the phone's `health`."""
-        return self._post(f"/v1/phones/{serial}/check", PhoneView)
+        return self._post(f"/v1/phones/{_part(serial)}/check", PhoneView)
 
     def test_phone(self, serial: str) -> SelfCheckView:
         """Ask for a phone's self-check; while one is open, that one."""
-        return self._post(f"/v1/phones/{serial}/test", SelfCheckView)
+        return self._post(f"/v1/phones/{_part(serial)}/test", SelfCheckView)
 
     def phone_test(self, serial: str, check: str) -> SelfCheckView:
         """A self-check, as far as it is."""
-        return self._get(f"/v1/phones/{serial}/test/{check}", SelfCheckView)
+        return self._get(f"/v1/phones/{_part(serial)}/test/{_part(check)}", SelfCheckView)
 
     def upload(self, path: Path) -> Sha256:
         """Store a file's bytes, unless they are there already; returns their name."""
@@ -153,7 +154,7 @@ class Client:
 
     def search(self, search: str) -> SearchView:
         """One search."""
-        return self._get(f"/v1/searches/{search}", SearchView)
+        return self._get(f"/v1/searches/{_part(search)}", SearchView)
 
     def searches(self) -> list[SearchView]:
         """Every search, newest first."""
@@ -161,15 +162,15 @@ class Client:
 
     def cancel_search(self, search: str) -> SearchView:
         """Ask a search to stop."""
-        return self._post(f"/v1/searches/{search}/cancel", SearchView)
+        return self._post(f"/v1/searches/{_part(search)}/cancel", SearchView)
 
     def candidates(self, search: str) -> list[CandidateView]:
         """A search's candidates by number."""
-        return self._list(f"/v1/searches/{search}/candidates", CandidateView)
+        return self._list(f"/v1/searches/{_part(search)}/candidates", CandidateView)
 
     def measurements(self, search: str, number: int) -> list[Measurement]:
         """The raw measurements of one candidate."""
-        return self._list(f"/v1/searches/{search}/candidates/{number}/measurements", Measurement)
+        return self._list(f"/v1/searches/{_part(search)}/candidates/{number}/measurements", Measurement)
 
     def submit_run(self, spec: RunSpec, key: str | None = None) -> RunView:
         """Ask for a run; the same `key` (an Idempotency-Key) again gives the same run."""
@@ -177,7 +178,7 @@ class Client:
 
     def run(self, run: str) -> RunView:
         """One run."""
-        return self._get(f"/v1/runs/{run}", RunView)
+        return self._get(f"/v1/runs/{_part(run)}", RunView)
 
     def runs(self) -> list[RunView]:
         """Every run, newest first."""
@@ -185,7 +186,7 @@ class Client:
 
     def cancel_run(self, run: str) -> RunView:
         """Ask a run to stop."""
-        return self._post(f"/v1/runs/{run}/cancel", RunView)
+        return self._post(f"/v1/runs/{_part(run)}/cancel", RunView)
 
     def wait_for_search(
         self,
@@ -253,6 +254,11 @@ def _fault_of(response: httpx2.Response) -> Fault:
         )
     slug = problem.type.rpartition("/")[2]
     return Fault(blame=blame, slug=slug, message=problem.detail, advice=problem.advice)
+
+
+def _part(name: str) -> str:
+    """What the user typed, as one part of an address: no slash or question mark of it leads elsewhere."""
+    return quote(name, safe=":")
 
 
 def _chunks(path: Path) -> Iterator[bytes]:

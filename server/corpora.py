@@ -16,6 +16,7 @@ from server.tables import CorpusRow
 from trainer.sources import Source
 from trainer.tokenizer import load_tokenizer, require_fit
 
+_OPENING = 8_000_000  # characters of each file that are read before it is accepted: a fraction of a second
 _FILES = TypeAdapter(tuple[CorpusFile, ...])
 
 
@@ -39,8 +40,7 @@ class Corpora:
                     f"file {file.name or file.sha256} of the corpus was not uploaded",
                     advice=f"Upload it first: PUT /v1/artifacts/{file.sha256}.",
                 )
-        openings = [next(source.documents(), None) for source in self._sources(spec.name, spec.files)]
-        if not any(openings):
+        if not sum(_opening(source) for source in self._sources(spec.name, spec.files)):
             raise CorpusEmpty(f"corpus {spec.name} holds no text", advice="Name at least one file that is not blank.")
         size = sum(self._artifacts.size(file.sha256) for file in spec.files)
         name = content_hash([[file.sha256, file.format, file.field] for file in spec.files])[:20]
@@ -62,7 +62,9 @@ class Corpora:
         with self._database.read() as session:
             row = session.get(CorpusRow, corpus)
             if row is None:
-                raise NotFound(f"there is no corpus {corpus}", advice="List them: GET /v1/corpora.")
+                raise NotFound(
+                    f"there is no corpus {corpus}", advice="List them: `fulcrum corpus list`, or GET /v1/corpora."
+                )
             return _view(row)
 
     def sources(self, corpus: str) -> list[Source]:
@@ -88,7 +90,7 @@ class Corpora:
                 f"tokenizer {sha256} was not uploaded", advice=f"Upload its tokenizer.json: PUT /v1/artifacts/{sha256}."
             )
         path = self._artifacts.path(sha256)
-        require_fit(load_tokenizer(path), vocab_size)
+        require_fit(load_tokenizer(path, f"tokenizer {sha256[:12]}"), vocab_size)
         return path
 
     def _sources(self, name: str, files: Sequence[CorpusFile]) -> list[Source]:
@@ -107,6 +109,20 @@ class Corpora:
         with self._database.read() as session:
             rows = session.scalars(select(CorpusRow).order_by(CorpusRow.created_at.desc(), CorpusRow.id))
             return [_view(row) for row in rows]
+
+
+def _opening(source: Source) -> int:
+    """Read the first documents as a search will; returns their characters.
+
+    Raises:
+        TrainerError: they cannot be read as the source's format says.
+    """
+    read = 0
+    for document in source.documents():
+        read += len(document)
+        if read >= _OPENING:
+            break
+    return read
 
 
 def _view(row: CorpusRow) -> CorpusView:

@@ -129,6 +129,12 @@ class DatabaseUnusable(FulcrumError):
     blame, slug = Blame.INFRASTRUCTURE, "database-unusable"
 
 
+class AddressTaken(FulcrumError):
+    """The service cannot listen where it was told to."""
+
+    blame, slug = Blame.USER, "address-taken"
+
+
 class InsecureSettings(FulcrumError):
     """The service would be open to the network without a token."""
 

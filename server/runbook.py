@@ -112,7 +112,8 @@ def _candidate(session: Session, search: SearchRow, number: int | None) -> Candi
     row = session.get(CandidateRow, (search.id, number))
     if row is None:
         raise NotFound(
-            f"search {search.id} has no candidate {number}", advice=f"See GET /v1/searches/{search.id}/candidates."
+            f"search {search.id} has no candidate {number}",
+            advice=f"See them: `fulcrum search candidates {search.id}`, or GET /v1/searches/{search.id}/candidates.",
         )
     return Candidate.model_validate_json(row.body_json)
 
@@ -120,7 +121,7 @@ def _candidate(session: Session, search: SearchRow, number: int | None) -> Candi
 def _row(session: Session, run: str) -> RunRow:
     row = session.get(RunRow, run)
     if row is None:
-        raise NotFound(f"there is no run {run}", advice="List them: GET /v1/runs.")
+        raise NotFound(f"there is no run {run}", advice="List them: `fulcrum run list`, or GET /v1/runs.")
     return row
 
 

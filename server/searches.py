@@ -147,7 +147,7 @@ def search_row(session: Session, search: str) -> SearchRow:
     """
     row = session.get(SearchRow, search)
     if row is None:
-        raise NotFound(f"there is no search {search}", advice="List them: GET /v1/searches.")
+        raise NotFound(f"there is no search {search}", advice="List them: `fulcrum search list`, or GET /v1/searches.")
     return row
 
 
@@ -161,7 +161,8 @@ def require_phone(session: Session, serial: str, now: datetime) -> None:
     phone = session.get(PhoneRow, serial)
     if phone is None or not phone.registered:
         raise UnknownPhone(
-            f"phone {serial} is not registered", advice='Register it: POST /v1/phones with {"serial": ...}.'
+            f"phone {serial} is not registered",
+            advice='Register it: `fulcrum phone add`, or POST /v1/phones with {"serial": ...}.',
         )
     fault = hindrance(session, serial, now)
     if fault is not None:
@@ -170,7 +171,9 @@ def require_phone(session: Session, serial: str, now: datetime) -> None:
 
 def _require_parts(session: Session, spec: SearchSpec, now: datetime) -> None:
     if session.get(CorpusRow, spec.corpus) is None:
-        raise UnknownCorpus(f"there is no corpus {spec.corpus}", advice="Register it: POST /v1/corpora.")
+        raise UnknownCorpus(
+            f"there is no corpus {spec.corpus}", advice="Register it: `fulcrum corpus add`, or POST /v1/corpora."
+        )
     for serial in spec.phones:
         require_phone(session, serial, now)
 

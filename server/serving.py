@@ -1,5 +1,6 @@
 """Serve the application until a signal comes, and end its live streams then."""
 
+import socket
 from types import FrameType
 
 import uvicorn
@@ -7,6 +8,7 @@ from fastapi import FastAPI
 
 from server import migrate
 from server.api.app import create_app
+from server.errors import AddressTaken
 from server.settings import Settings
 
 _GRACE_SECONDS = 5
@@ -26,11 +28,39 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
 
-def serve(settings: Settings, log_level: str = "warning") -> None:
-    """Migrate the database, then serve on the settings' host and port; returns after SIGINT or SIGTERM."""
+def listen(host: str, port: int) -> socket.socket:
+    """Take the address before anything else is done: whoever cannot have it has changed nothing.
+
+    Raises:
+        AddressTaken: someone listens there, or the address is none of this host's.
+    """
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen()
+        except OSError:
+            listener.close()
+            raise
+    except OSError as error:
+        raise AddressTaken(
+            f"{host}:{port} cannot be served on: {error.strerror}",
+            advice="End what listens there, or choose another --port (FULCRUM_PORT) or --host.",
+        ) from error
+    return listener
+
+
+def serve(settings: Settings, listener: socket.socket | None = None) -> None:
+    """Migrate the database, then serve on `listener`, or on the settings' host and port, until SIGINT or SIGTERM.
+
+    Raises:
+        AddressTaken: as `listen`.
+        DatabaseUnusable: as `server.migrate.upgrade`.
+    """
+    listener = listener or listen(settings.host, settings.port)
     migrate.upgrade(settings.url)
     app = create_app(settings)
-    config = uvicorn.Config(
-        app, settings.host, settings.port, log_level=log_level, timeout_graceful_shutdown=_GRACE_SECONDS
-    )
-    _Server(config, app).run()
+    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=_GRACE_SECONDS)
+    _Server(config, app).run(sockets=[listener])

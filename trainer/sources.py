@@ -80,7 +80,7 @@ class Source(BaseModel):
                 continue
             try:
                 record = json.loads(line)
-            except ValueError as wrong:
+            except (ValueError, RecursionError) as wrong:
                 raise CorpusError(
                     f"{self.label}, line {number} is not JSON: {wrong}", advice="one JSON object per line"
                 ) from wrong

@@ -44,20 +44,21 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     return tokenizer
 
 
-def load_tokenizer(path: Path) -> Tokenizer:
-    """Read a tokenizer.json.
+def load_tokenizer(path: Path, label: str = "") -> Tokenizer:
+    """Read a tokenizer.json; errors call it `label`, or else by its path.
 
     Raises:
         TokenizerError: missing, unreadable, not byte-level, or without a known end of text.
     """
+    label = label or str(path)
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as wrong:  # the library raises bare Exception for every fault of a file
         raise TokenizerError(
-            f"{path} cannot be read: {wrong}", advice="give a tokenizer.json of Hugging Face"
+            f"{label} cannot be read: {wrong}", advice="give a tokenizer.json of Hugging Face"
         ) from wrong
     if '"ByteLevel"' not in tokenizer.to_str():
-        raise TokenizerError(f"{path} is not byte-level", advice="bits per byte need a byte-level tokenizer")
+        raise TokenizerError(f"{label} is not byte-level", advice="bits per byte need a byte-level tokenizer")
     end_of_text(tokenizer)
     tokenizer.encode_special_tokens = True
     return tokenizer

@@ -40,7 +40,9 @@ def create_app(settings: Settings, clock: Clock = utc_now) -> FastAPI:
                 await task
         services.database.close()
 
-    app = FastAPI(title="Fulcrum", version="1", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="Fulcrum", version="1", lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False
+    )
     app.state.services = services
     problems.install(app)
     for part in (live, agents, phones, artifacts, corpora, searches, runs):

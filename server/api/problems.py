@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -103,8 +104,8 @@ async def _on_trainers(_request: Request, error: Exception) -> Response:
 async def _on_invalid(request: Request, error: Exception) -> Response:
     if not isinstance(error, RequestValidationError):
         raise error
-    found = error.errors()
-    mistakes = tuple(ProblemItem(pointer=_pointer(e["loc"]), detail=e["msg"]) for e in found)
+    found = _causes(error.errors())
+    mistakes = tuple(ProblemItem(pointer=_pointer(e["loc"]), detail=_said(e["msg"])) for e in found)
     first = mistakes[0]
     more = f" (and {len(mistakes) - 1} more)" if len(mistakes) > 1 else ""
     return _answer(
@@ -113,6 +114,26 @@ async def _on_invalid(request: Request, error: Exception) -> Response:
         f"{first.pointer}: {first.detail}{more}",
         _NOT_JSON if found[0]["loc"] == ("body",) and not _says_json(request) else _CORRECT,
         mistakes,
+    )
+
+
+def _causes(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Without what only follows: a list whose items are wrong is then said to be too short, too."""
+    places = [e["loc"] for e in found]
+
+    def follows(mistake: dict[str, Any]) -> bool:
+        here = mistake["loc"]
+        return mistake["type"] == "too_short" and any(p[: len(here)] == here and p != here for p in places)
+
+    return [mistake for mistake in found if not follows(mistake)]
+
+
+def _said(message: str) -> str:
+    """A validator's sentence in the words of JSON."""
+    return (
+        message.removeprefix("Value error, ")
+        .replace("valid tuple", "valid array")
+        .replace("Tuple should", "Array should")
     )
 
 

@@ -65,7 +65,7 @@ class Guard:
         return answer
 
     def _refusal(self, scope: Scope, headers: Headers) -> FulcrumError | None:
-        if self._loopback and urlsplit(f"//{headers.get('host', '')}").hostname not in _LOOPBACK:
+        if self._loopback and _hostname(headers.get("host", "")) not in _LOOPBACK:
             return WrongHost("this server answers to localhost only", advice="Open it as http://127.0.0.1:<port>/.")
         if scope["method"] not in _SAFE and is_cross_site(headers):
             return Forbidden("a page of another site sent this request", advice="Use Fulcrum's own page, or its API.")
@@ -90,7 +90,15 @@ def is_cross_site(headers: Headers) -> bool:
     if site is not None:
         return site not in ("same-origin", "none")
     origin = headers.get("origin")
-    return origin is not None and urlsplit(origin).netloc != headers.get("host")
+    return origin is not None and origin.partition("://")[2] != headers.get("host")
+
+
+def _hostname(host: str) -> str | None:
+    """The name in a Host header, without its port; None where it is no host at all."""
+    try:
+        return urlsplit(f"//{host}").hostname
+    except ValueError:
+        return None
 
 
 def _length(headers: Headers) -> int:

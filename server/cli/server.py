@@ -35,12 +35,14 @@ def server(
     from contextlib import nullcontext
 
     from server.migrate import upgrade
-    from server.serving import serve
+    from server.serving import listen, serve
     from server.settings import Settings
     from server.supervise import worker_beside
 
     settings = Settings(home=home, host=host, port=port, database_url=database_url)
+    listener = listen(host, port)
     upgrade(settings.url)
-    typer.echo(f"Fulcrum serves on http://{host}:{port}")
+    shown = f"[{host}]" if ":" in host else host
+    typer.echo(f"Fulcrum serves on http://{shown}:{listener.getsockname()[1]}")
     with worker_beside(settings) if worker else nullcontext():
-        serve(settings)
+        serve(settings, listener)

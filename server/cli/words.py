@@ -42,7 +42,10 @@ def in_words(error: Exception) -> tuple[str, str]:
 
 def mistakes(error: ValidationError) -> str:
     """A line per mistake: where, and what."""
-    return "\n".join(f"  {'.'.join(map(str, e['loc'])) or 'altogether'}: {e['msg']}" for e in error.errors())
+    return "\n".join(
+        f"  {'.'.join(map(str, e['loc'])) or 'altogether'}: {e['msg'].removeprefix('Value error, ')}"
+        for e in error.errors()
+    )
 
 
 def _keep(error: Exception) -> Path:

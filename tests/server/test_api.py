@@ -255,9 +255,10 @@ def test_a_corpus_must_hold_text(client: TestClient) -> None:
         ("gr\u00fcn\n".encode("latin1"), {"format": "text"}, "not UTF-8"),
         (b'{"body": "words"}\n', {"format": "jsonl"}, "'text' (there is: body)"),
         (b"words\n", {"format": "jsonl"}, "not JSON"),
+        (b'{"text": "words"}\n' * 5000 + b'{"text": ', {"format": "jsonl"}, "line 5001 is not JSON"),
         (b"PAR1 and nothing else", {"format": "parquet"}, "not a readable Parquet file"),
     ],
-    ids=["encoding", "field", "json", "parquet"],
+    ids=["encoding", "field", "json", "late", "parquet"],
 )
 def test_a_corpus_that_cannot_be_read_is_refused_by_name(
     client: TestClient, data: bytes, wrong: dict[str, str], said: str
@@ -287,7 +288,9 @@ def test_a_tokenizer_of_the_users_own(client: TestClient) -> None:
         return client.post("/v1/searches", json=accepted | {"tokenizer": tokenizer})
 
     assert_problem(again("0" * 64), 422, "tokenizer-missing")
-    assert_problem(again(upload(client, b"{}")), 422, "bad-tokenizer")
+    broken = upload(client, b"{}")
+    problem = assert_problem(again(broken), 422, "bad-tokenizer")
+    assert problem["detail"].startswith(f"tokenizer {broken[:12]} ")  # and not by its path on our disk
     too_many = Tokenizer.from_str(made.to_str())
     too_many.add_tokens([f"word{i}" for i in range(4000)])
     refused = again(upload(client, too_many.to_str().encode()))

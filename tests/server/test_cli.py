@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -92,7 +93,10 @@ def test_a_fleet_by_hand(server: str) -> None:
     assert json.loads(fulcrum("phone", "show", serial, **environment).stdout)["name"] == "S24"
     assert fulcrum("phone", "remove", serial, **environment).returncode == 0
     refused(fulcrum("phone", "show", serial, **environment), "no phone")
-    refused(fulcrum("search", "show", "nothing", **environment), "no search")
+    refused(fulcrum("search", "show", "nothing", **environment), "no search nothing", "fulcrum search list")
+    refused(fulcrum("search", "show", "a?b", **environment), "no search a?b")
+    for elsewhere in ("../phones", ""):
+        refused(fulcrum("search", "show", elsewhere, **environment), "Not Found")
     refused(fulcrum("run", "submit", "nothing", **environment), "no search")
     refused(fulcrum("run", "cancel", "nothing", **environment), "no run")
     assert json.loads(fulcrum("search", "list", "--json", **environment).stdout) == []
@@ -163,7 +167,7 @@ def test_what_cannot_be_is_said_in_words(tmp_path: Path) -> None:
     taken = tmp_path / "file"
     taken.write_text("not a directory")
     inside = str(taken / "home")
-    refused(fulcrum("server", "--home", inside), inside)
+    refused(fulcrum("server", "--home", inside, "--port", "0"), inside)
     refused(fulcrum("server", "--port", "99999", "--home", str(tmp_path)), "port")
     refused(fulcrum("server", "--host", "0.0.0.0", "--home", str(tmp_path)), "token")
     refused(fulcrum("db", "upgrade", "--home", str(tmp_path), FULCRUM_DATABASE_URL="foo://bar"), "foo")
@@ -172,6 +176,16 @@ def test_what_cannot_be_is_said_in_words(tmp_path: Path) -> None:
     refused(fulcrum("demo", "--home", inside), inside)
     refused(fulcrum("demo", "--home", str(tmp_path / "demo"), "--decode-ms", "-1"), "decode_ms")
     refused(fulcrum("demo", "--home", str(tmp_path / "demo"), "--summary", str(tmp_path)), str(tmp_path))
+
+
+def test_a_port_that_is_taken(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        refused(fulcrum("server", "--home", str(tmp_path / "home"), "--port", str(port)), f"127.0.0.1:{port}")
+    refused(
+        fulcrum("server", "--home", str(tmp_path / "home"), "--host", "nowhere.invalid", FULCRUM_TOKEN=TOKEN), "nowhere"
+    )
+    assert not (tmp_path / "home").exists()
 
 
 def test_one_demo_to_a_home(tmp_path: Path) -> None:

@@ -30,6 +30,21 @@ def test_unknown_operator_is_pointed_to(client: TestClient) -> None:
     assert problem["advice"]
 
 
+def test_what_only_follows_from_a_mistake_is_not_listed(client: TestClient) -> None:
+    body = {"corpus": "c", "phones": ["one"], "space": {"operators": ["mamba"]}, "seed": 2**70}
+    problem = assert_problem(client.post("/v1/searches", json=body), 422, "invalid-request")
+    assert [item["pointer"] for item in problem["errors"]] == ["/space/operators/0", "/seed"]
+
+
+def test_mistakes_are_told_in_the_words_of_json(client: TestClient) -> None:
+    body = {"corpus": "c", "phones": "one", "space": {"width": [96], "head_dim": 64}}
+    problem = assert_problem(client.post("/v1/searches", json=body), 422, "invalid-request")
+    assert [item["detail"] for item in problem["errors"]] == [
+        "Input should be a valid array",
+        "width 96 must be a multiple of head_dim (64)",
+    ]
+
+
 def test_every_mistake_is_listed(client: TestClient) -> None:
     problem = assert_problem(client.post("/v1/searches", json={"phones": [], "typo/x": 1}), 422, "invalid-request")
     assert {item["pointer"] for item in problem["errors"]} == {"/corpus", "/phones", "/typo~1x"}
@@ -62,6 +77,7 @@ def test_a_budget_that_is_no_budget(client: TestClient) -> None:
         ('"context_length": 1000000000000000', "/context_length"),
         ('"seed": -1', "/seed"),
         ('"phones": ["one", "one"]', "/"),
+        ('"prefill_chunk": 513, "context_length": 512', "/"),
         ('"phones": ["\\u0000"]', "/phones/0"),
         ('"phones": ["\\ud800"]', "/phones/0"),
         ('"corpus": "\\ud800"', "/corpus"),
@@ -114,6 +130,7 @@ def test_a_body_that_does_not_say_that_it_is_json(client: TestClient) -> None:
 
 def test_unknown_addresses_and_methods(client: TestClient) -> None:
     assert_problem(client.get("/v1/nothing"), 404, "not-found")
+    assert_problem(client.get("/v1/searches/", follow_redirects=False), 404, "not-found")
     answer = client.delete("/v1/searches")
     assert_problem(answer, 405, "method-not-allowed")
     assert answer.headers["allow"]

@@ -66,7 +66,13 @@ def test_programs_send_the_token_and_browsers_keep_it_in_a_cookie(client: TestCl
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH"])
 @pytest.mark.parametrize(
-    "headers", [{"sec-fetch-site": "cross-site"}, {"sec-fetch-site": "same-site"}, {"origin": "http://evil.example"}]
+    "headers",
+    [
+        {"sec-fetch-site": "cross-site"},
+        {"sec-fetch-site": "same-site"},
+        {"origin": "http://evil.example"},
+        {"origin": "http://[::"},
+    ],
 )
 def test_other_sites_pages_change_nothing(open_client: TestClient, method: str, headers: dict[str, str]) -> None:
     assert_problem(open_client.request(method, "/v1/phones/one", headers=headers), 403, "cross-site")
@@ -79,7 +85,7 @@ def test_our_own_page_and_programs_may(open_client: TestClient, headers: dict[st
     assert open_client.post("/v1/phones", json={"serial": "one"}, headers=headers).status_code in (200, 201)
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", ""])
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "", "[::", "a b"])
 def test_a_foreign_name_for_loopback_is_refused(open_client: TestClient, host: str) -> None:
     assert_problem(open_client.get("/v1/phones", headers={"host": host}), 421, "wrong-host")
 

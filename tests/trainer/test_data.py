@@ -160,6 +160,11 @@ def _broken_line(folder: Path) -> Source:
     return Source(path=folder / "b.jsonl", format="jsonl")
 
 
+def _deep_line(folder: Path) -> Source:
+    (folder / "d.jsonl").write_text("[" * 100_000)
+    return Source(path=folder / "d.jsonl", format="jsonl")
+
+
 @pytest.mark.parametrize(
     ("make", "named"),
     [
@@ -172,6 +177,7 @@ def _broken_line(folder: Path) -> Source:
         (_one_line, "too few to hold any out"),
         (_bad_utf8, "not UTF-8"),
         (_broken_line, "line 2 is not JSON"),
+        (_deep_line, "line 1 is not JSON"),
         (_cut_parquet, "not a readable Parquet"),
         (_other_column, "no column 'text'.*body"),
         (_numbers, "holds int64"),
