@@ -12,6 +12,8 @@ COPY migrations migrations
 COPY search search
 COPY server server
 COPY trainer trainer
+ARG PIP_EXTRA_INDEX_URL
+ARG PIP_FIND_LINKS
 RUN pip install --no-cache-dir -c constraints.txt torch \
  && pip install --no-cache-dir -c constraints.txt '.[all]' \
  && fulcrum runner build --dir /opt/fulcrum/runner

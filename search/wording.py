@@ -9,6 +9,8 @@ from search.objectives import worst
 _NAMES = {"decode_ms": "decode latency", "ttft_ms": "time to first token", "peak_memory_mb": "peak memory"}
 _UNITS = {"decode_ms": "ms per token", "ttft_ms": "ms", "peak_memory_mb": "MB"}
 
+_MANY = 10.0
+
 
 def said(sentences: Iterable[str]) -> str:
     """One paragraph."""
@@ -16,7 +18,9 @@ def said(sentences: Iterable[str]) -> str:
 
 
 def amount(budget: str, value: float) -> str:
-    """A value with its unit, to three digits."""
+    """A value with its unit, to three digits; as many as it takes to say that it is not nothing."""
+    if 0 < abs(value) < 0.01:
+        return f"{value:.3g} {_UNITS[budget]}"
     digits = 0 if value >= 100 else 1 if value >= 10 else 2
     return f"{value:.{digits}f} {_UNITS[budget]}"
 
@@ -77,13 +81,13 @@ def nothing_feasible(
         best, over = report.best_value or 0.0, (report.best_value or 0.0) / report.bound - 1
         sentences.append(
             f"Nobody keeps the {_NAMES[report.budget]} of {amount(report.budget, report.bound)}: "
-            f"the best seen is {amount(report.budget, best)}, {over:.0%} over."
+            f"the best seen is {amount(report.budget, best)}, {_over(over)}."
         )
     if not unmet:
         sentences.append("Each budget by itself is kept by some candidate, but not all together.")
     broken = {name: excess for name, excess in violations.items() if excess > 0}
     misses = ", ".join(
-        f"{_NAMES[name]} {amount(name, worst(candidate.judged, name))} ({excess:.0%} over)"
+        f"{_NAMES[name]} {amount(name, worst(candidate.judged, name))} ({_over(excess)})"
         for name, excess in broken.items()
     )
     sentences.append(f"Candidate {candidate.number} comes nearest: {misses}.")
@@ -108,6 +112,11 @@ def failures_sentence(tried: int, faults: Mapping[str, int], last: Fault | None)
 def _raised(candidate: Candidate, budget: str) -> str:
     """A bound that this candidate keeps with a little room, to three digits."""
     return f"{worst(candidate.judged, budget) * 1.05:.3g}"
+
+
+def _over(excess: float) -> str:
+    """How far beyond a bound, as a part of it; far beyond, nobody reads percents."""
+    return f"{excess:.0%} over" if excess < _MANY else f"{excess + 1:,.0f} times as much"
 
 
 def _count(n: int, one: str, many: str) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from device_agent.contracts import Blame, FulcrumError
 from server.cli.options import DEFAULT_HOME, connect
 
 if TYPE_CHECKING:
@@ -27,6 +28,12 @@ if TYPE_CHECKING:
     ViewT = TypeVar("ViewT", SearchView, RunView)
 
 
+class Unwon(FulcrumError):
+    """The search ended without a winner."""
+
+    blame, slug = Blame.USER, "no-winner"
+
+
 def demo(
     home: Annotated[Path, typer.Option("--home", help="The demo's own data directory.")] = DEFAULT_HOME / "demo",
     exit_: Annotated[bool, typer.Option("--exit", help="End when done, instead of leaving the page open.")] = False,
@@ -34,7 +41,7 @@ def demo(
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget an earlier demo; otherwise it is carried on.")] = False,
     candidates: Annotated[int, typer.Option(min=1, help="Architectures to try.")] = 16,
     decode_ms: Annotated[float, typer.Option(help="Budget: milliseconds per decoded token.")] = 1.0,
-    ttft_ms: Annotated[float, typer.Option(help="Budget: milliseconds to the first token.")] = 30.0,
+    ttft_ms: Annotated[float, typer.Option(help="Budget: milliseconds to the first token.")] = 100.0,
     peak_memory_mb: Annotated[float, typer.Option(help="Budget: peak memory, 10^6 bytes.")] = 10.0,
     tokens: Annotated[float, typer.Option(min=0.001, max=1000, help="Multiplies what every training reads.")] = 1.0,
 ) -> None:
@@ -152,16 +159,22 @@ def _spec(client: "Client", serial: str, budgets: "Budgets", candidates: int, to
     )
 
 
-def _anew_if_failed(submit: "Callable[[SpecT, str], ViewT]", spec: "SpecT") -> "ViewT":
-    """The work of an earlier demo; where that failed or was cancelled, the same again."""
+def anew_if_in_vain(submit: "Callable[[SpecT, str], ViewT]", spec: "SpecT") -> "ViewT":
+    """The work of an earlier demo; where that failed, was cancelled or has no winner, the same again."""
     from device_agent.contracts import content_hash
+    from server.api.views import SearchView
     from server.runs import WorkState
 
     for attempt in count():
         view = submit(spec, f"demo-{content_hash(spec)[:32]}-{attempt}")
-        if view.state not in (WorkState.FAILED, WorkState.CANCELLED):
+        in_vain = view.state is WorkState.SUCCEEDED and isinstance(view, SearchView) and not _won(view)
+        if view.state not in (WorkState.FAILED, WorkState.CANCELLED) and not in_vain:
             break
     return view
+
+
+def _won(search: "SearchView") -> bool:
+    return search.verdict is not None and search.verdict.winner is not None
 
 
 def _search(household: "Household", client: "Client", url: str, spec: "SearchSpec") -> "SearchView":
@@ -169,7 +182,7 @@ def _search(household: "Household", client: "Client", url: str, spec: "SearchSpe
     from server.cli.watch import follow_search
 
     show.console.rule("Search")
-    submitted = _anew_if_failed(client.submit_search, spec)
+    submitted = anew_if_in_vain(client.submit_search, spec)
     show.console.print(f"{url}/#search={submitted.id}")
     view = follow_search(client, submitted.id, household.check)
     show.candidates(client.candidates(view.id))
@@ -177,8 +190,11 @@ def _search(household: "Household", client: "Client", url: str, spec: "SearchSpe
         show.fault("The search failed", view.fault)
     if view.verdict:
         show.verdict(view.verdict)
-    if view.verdict is None or view.verdict.winner is None:
-        raise typer.Exit(1)
+    if not _won(view):
+        raise Unwon(
+            "Without a winner there is nothing to train.",
+            advice="The same command searches anew: a busy host is a slow phone. Other budgets: fulcrum demo --help.",
+        )
     return view
 
 
@@ -191,7 +207,7 @@ def _train(household: "Household", client: "Client", search: "SearchView", token
     show.console.rule("Training the winner")
     stages = tuple(StageRequest(name=s.kind, tokens=s.tokens) for s in default_stages(tokens))
     spec = RunSpec(search=search.id, name="demo", stages=stages)
-    view = follow_run(client, _anew_if_failed(client.submit_run, spec).id, household.check)
+    view = follow_run(client, anew_if_in_vain(client.submit_run, spec).id, household.check)
     show.run(view)
     if view.fault:
         show.fault("The run failed", view.fault)

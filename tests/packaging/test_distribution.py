@@ -78,6 +78,8 @@ def test_compose_file_says_what_the_commands_take() -> None:
     services = compose["services"]
     assert {"database", "server", "phone", "agent"} <= services.keys()
     known = {f"FULCRUM_{name.upper()}" for name in Settings.model_fields} | {"FULCRUM_AGENT_HOME"}
+    assert services["agent"]["depends_on"]["server"] == {"condition": "service_healthy"}
+    assert "/readyz" in services["server"]["healthcheck"]["test"][-1]
     for name in ("server", "phone", "agent"):
         service = services[name]
         assert {k for k in service.get("environment", {}) if k.startswith("FULCRUM_")} <= known

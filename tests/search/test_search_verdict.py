@@ -75,6 +75,17 @@ def test_budgets_that_are_only_kept_apart_are_named_together() -> None:
     assert "raise decode_ms to 14.7" in verdict.why
 
 
+def test_a_bound_that_is_out_of_reach_is_told_in_figures_that_people_read() -> None:
+    bounds = {"decode_ms": 1e-6}
+    verdict = decide(
+        spec_of(budgets=bounds), with_violations(row(0, bits=2.0, decode=figure(4.0, 0.1), megabytes=1), **bounds)
+    )
+    assert "the decode latency of 1e-06 ms per token: the best seen is 4.00 ms per token, 4,000,000 times as much." in (
+        verdict.why
+    )
+    assert "%" not in verdict.why
+
+
 def again(candidate: Candidate, decode: Figure) -> Candidate:
     profile = candidate.profiles["p1"].model_copy(update={"decode_ms": decode})
     return candidate.model_copy(update={"confirmed": {"p1": profile}})

@@ -15,9 +15,15 @@ import pytest
 import typer
 from test_serving import DEADLINE, free_port
 
+from search.candidate import Verdict
+from search.spec import SearchSpec
+from server.api.views import Counts, SearchView
+from server.cli.demo import anew_if_in_vain
 from server.cli.household import HomeTaken, Household
 from server.cli.main import application
 from server.client import Client
+from server.clock import utc_now
+from server.runs import Progress, WorkState
 
 COMMAND = [sys.executable, "-c", "from server.cli import main; main()"]
 TOKEN = "a-token-of-the-tests"
@@ -186,6 +192,34 @@ def test_a_port_that_is_taken(tmp_path: Path) -> None:
         fulcrum("server", "--home", str(tmp_path / "home"), "--host", "nowhere.invalid", FULCRUM_TOKEN=TOKEN), "nowhere"
     )
     assert not (tmp_path / "home").exists()
+
+
+@pytest.mark.parametrize("winner", [None, 3])
+def test_a_demo_whose_search_found_no_winner_searches_anew(winner: int | None) -> None:
+    spec = SearchSpec(corpus="c", phones=("p",))
+    keys: list[str] = []
+
+    def submit(asked: SearchSpec, key: str) -> SearchView:
+        """The first time, what an earlier demo left; then a new search."""
+        keys.append(key)
+        first = len(keys) == 1
+        verdict = Verdict(front=(), winner=winner, budgets=(), why="") if first else None
+        return SearchView(
+            id=key,
+            name="demo",
+            state=WorkState.SUCCEEDED if first else WorkState.QUEUED,
+            spec=asked,
+            created_at=utc_now(),
+            started_at=None,
+            finished_at=None,
+            progress=Progress(message=""),
+            verdict=verdict,
+            fault=None,
+            counts=Counts(),
+        )
+
+    assert anew_if_in_vain(submit, spec).id == keys[-1]
+    assert len(set(keys)) == (2 if winner is None else 1)
 
 
 def test_one_demo_to_a_home(tmp_path: Path) -> None:

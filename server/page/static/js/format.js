@@ -4,13 +4,14 @@
 export const NONE = "–";
 
 /**
- * Three significant digits, no exponent: 0.0123, 1.23, 12.3, 123, 1 230.
+ * About three digits, no exponent: 0.012, 1.23, 12.3, 123, 1 230; as many as it takes to show what is tiny: 0.00120.
  * @param {number|null|undefined} value
  */
 export function figure(value) {
   if (value === null || value === undefined || !Number.isFinite(value)) return NONE;
   const size = Math.abs(value);
-  const digits = size >= 100 ? 0 : size >= 10 ? 1 : size >= 1 ? 2 : size === 0 ? 0 : 3;
+  if (size > 0 && size < 0.01) return value.toFixed(Math.min(100, 2 - Math.floor(Math.log10(size))));
+  const digits = size >= 100 || size === 0 ? 0 : size >= 10 ? 1 : size >= 1 ? 2 : 3;
   return grouped(value.toFixed(digits));
 }
 
