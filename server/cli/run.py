@@ -46,7 +46,7 @@ def submit(
     )
     with connect(server) as client:
         view = client.submit_run(spec)
-    typer.echo(f"Run {view.id} is {view.state}: {server}/#run={view.id}")
+    typer.echo(f"Run {view.id} is {view.state}: {server}/#view=runs&run={view.id}")
     if watch:
         _watch(server, view.id)
 

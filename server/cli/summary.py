@@ -91,12 +91,12 @@ def _between(view: SearchView | RunView) -> float:
 
 def _seconds(search: SearchView, run: RunView, candidates: Iterable[CandidateView]) -> dict[str, Any]:
     rows = [c.seconds for c in candidates]
-    stages = {stage.name: stage.seconds or 0.0 for stage in run.stages}
+    stages = {stage.name: stage.seconds or 0.0 for stage in run.stages}  # their steps alone
     return {
         "search": _between(search),
         "per_candidate": {part: sum(row.get(part, 0.0) for row in rows) / max(1, len(rows)) for part in _PARTS},
         "stages": stages,
-        "export_measure_and_talk": max(0.0, _between(run) - sum(stages.values())),
+        "scores_export_measure_and_talk": max(0.0, _between(run) - sum(stages.values())),
         "total": _between(search) + _between(run),
     }
 
@@ -146,7 +146,12 @@ def show_summary(report: dict[str, Any]) -> None:
     table.add_row("search", _spent(seconds["search"], report))
     parts = ", ".join(f"{part} {spent:.1f}" for part, spent in seconds["per_candidate"].items())
     table.add_row("per candidate", f"{parts} s (export and score run side by side, one a core)")
-    table.add_row("after training", f"{seconds['export_measure_and_talk']:.0f} s to export, measure and talk")
+    table.add_row("training", f"{sum(seconds['stages'].values()):.0f} s in its steps")
+    table.add_row(
+        "beside training",
+        f"{seconds['scores_export_measure_and_talk']:.0f} s to score before and after each stage, "
+        "export, measure and talk",
+    )
     table.add_row("total", f"{seconds['total'] / 60:.1f} minutes")
     console.print(table)
 

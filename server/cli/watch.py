@@ -1,5 +1,6 @@
 """Progress bars over searches and runs."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
@@ -13,15 +14,18 @@ from server.api.views import RunView, SearchView
 from server.cli.show import console
 from server.client import Client
 
+_LINE_SECONDS = 10.0
+
 
 class Bars:
-    """One bar for the whole, one for the step at hand; they move as the server tells."""
+    """A bar that moves as the server tells; where nobody can see it move, a line now and then."""
 
     def __init__(self, whole: str) -> None:
         self._progress = Progress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
         )
         self._whole = self._progress.add_task(whole, total=None)
+        self._next_line = 0.0
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -36,15 +40,18 @@ class Bars:
         """A search moved."""
         done = view.counts.done + view.counts.failed
         text = f"{view.name}: {view.progress.message or view.state}"
-        self._progress.update(self._whole, description=escape(text), completed=done, total=view.spec.effort.candidates)
+        self._move(text, done, view.spec.effort.candidates)
 
     def run(self, view: RunView) -> None:
         """A run moved."""
         progress = view.progress
-        text = f"{view.name}: {progress.message or view.state}"
-        self._progress.update(
-            self._whole, description=escape(text), completed=progress.done, total=progress.total or None
-        )
+        self._move(f"{view.name}: {progress.message or view.state}", progress.done, progress.total or None)
+
+    def _move(self, text: str, done: int, total: int | None) -> None:
+        self._progress.update(self._whole, description=escape(text), completed=done, total=total)
+        if not console.is_terminal and time.monotonic() >= self._next_line:
+            console.print(f"{text} ({done} of {total or '?'})", markup=False, highlight=False, soft_wrap=True)
+            self._next_line = time.monotonic() + _LINE_SECONDS
 
 
 def follow_search(client: Client, search: str, meanwhile: Callable[[], None] | None = None) -> SearchView:

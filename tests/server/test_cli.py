@@ -21,6 +21,7 @@ from server.api.views import Counts, SearchView
 from server.cli.demo import anew_if_in_vain
 from server.cli.household import HomeTaken, Household
 from server.cli.main import application
+from server.cli.watch import Bars
 from server.client import Client
 from server.clock import utc_now
 from server.runs import Progress, WorkState
@@ -194,6 +195,33 @@ def test_a_port_that_is_taken(tmp_path: Path) -> None:
     assert not (tmp_path / "home").exists()
 
 
+def view_of(spec: SearchSpec, name: str, state: WorkState, verdict: Verdict | None = None) -> SearchView:
+    return SearchView(
+        id=name,
+        name="demo",
+        state=state,
+        spec=spec,
+        created_at=utc_now(),
+        started_at=None,
+        finished_at=None,
+        progress=Progress(message="measuring [7]"),
+        verdict=verdict,
+        fault=None,
+        counts=Counts(done=2),
+    )
+
+
+def test_progress_is_told_in_lines_where_no_bar_can_move(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for forced in ("FORCE_COLOR", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(forced, raising=False)
+    with Bars("search") as bars:
+        for _ in range(3):
+            bars.search(view_of(SearchSpec(corpus="c", phones=("p",)), "s", WorkState.RUNNING))
+    assert capsys.readouterr().out.count("demo: measuring [7] (2 of 16)\n") == 1
+
+
 @pytest.mark.parametrize("winner", [None, 3])
 def test_a_demo_whose_search_found_no_winner_searches_anew(winner: int | None) -> None:
     spec = SearchSpec(corpus="c", phones=("p",))
@@ -204,19 +232,7 @@ def test_a_demo_whose_search_found_no_winner_searches_anew(winner: int | None) -
         keys.append(key)
         first = len(keys) == 1
         verdict = Verdict(front=(), winner=winner, budgets=(), why="") if first else None
-        return SearchView(
-            id=key,
-            name="demo",
-            state=WorkState.SUCCEEDED if first else WorkState.QUEUED,
-            spec=asked,
-            created_at=utc_now(),
-            started_at=None,
-            finished_at=None,
-            progress=Progress(message=""),
-            verdict=verdict,
-            fault=None,
-            counts=Counts(),
-        )
+        return view_of(asked, key, WorkState.SUCCEEDED if first else WorkState.QUEUED, verdict)
 
     assert anew_if_in_vain(submit, spec).id == keys[-1]
     assert len(set(keys)) == (2 if winner is None else 1)
