@@ -38,7 +38,7 @@ def add(
     """
     with connect(server) as client:
         view = add_standard_library(client, name) if python_stdlib else _add_files(client, name, files or [], field)
-    typer.echo(f"{view.id}  {view.name}: {len(view.files)} files, {view.bytes / 1e6:.1f} MB")
+    typer.echo(_line(view))
 
 
 def add_standard_library(client: "Client", name: str) -> "CorpusView":
@@ -93,4 +93,10 @@ def list_(server: ServerOption = DEFAULT_SERVER, json: JsonOption = False) -> No
     if json:
         show.as_json(views)
     for view in () if json else views:
-        typer.echo(f"{view.id}  {view.name}: {len(view.files)} files, {view.bytes / 1e6:.1f} MB")
+        typer.echo(_line(view))
+
+
+def _line(view: "CorpusView") -> str:
+    files = "1 file" if len(view.files) == 1 else f"{len(view.files)} files"
+    size = f"{view.bytes / 1e6:.1f} MB" if view.bytes >= 1e5 else f"{view.bytes / 1e3:.2g} kB"
+    return f"{view.id}  {view.name}: {files}, {size}"

@@ -89,7 +89,7 @@ def test_tokens_are_asked_for(server: str) -> None:
     refused(fulcrum("phone", "list", FULCRUM_SERVER=server, FULCRUM_TOKEN="wrong"), "token")
 
 
-def test_a_fleet_by_hand(server: str) -> None:
+def test_a_fleet_by_hand(server: str, tmp_path: Path) -> None:
     environment = {"FULCRUM_SERVER": server, "FULCRUM_TOKEN": TOKEN}
     serial = "a-long-serial-of-a-phone.example.org:5555"
     assert fulcrum("phone", "add", serial, "--name", "S24", **environment).returncode == 0
@@ -102,6 +102,8 @@ def test_a_fleet_by_hand(server: str) -> None:
     refused(fulcrum("phone", "show", serial, **environment), "no phone")
     refused(fulcrum("search", "show", "nothing", **environment), "no search nothing", "fulcrum search list")
     refused(fulcrum("search", "show", "a?b", **environment), "no search a?b")
+    (tmp_path / "tiny.txt").write_text("some words")
+    assert "tiny: 1 file, 0.01 kB" in fulcrum("corpus", "add", "tiny", str(tmp_path / "tiny.txt"), **environment).stdout
     for elsewhere in ("../phones", ""):
         refused(fulcrum("search", "show", elsewhere, **environment), "Not Found")
     refused(fulcrum("run", "submit", "nothing", **environment), "no search")
