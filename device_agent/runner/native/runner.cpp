@@ -90,6 +90,9 @@ void work(const Plan& plan) {
 void run(const char* path) {
   const Plan plan = read_plan(path);
   executorch::extension::threadpool::get_threadpool()->_unsafe_reset_threadpool(plan.threads);
+  // On a host attention multiplies with torch's BLAS, which has OpenMP's threads beside that pool.
+  using Limit = void (*)(int);
+  if (const auto limit = reinterpret_cast<Limit>(dlsym(RTLD_DEFAULT, "omp_set_num_threads"))) limit(plan.threads);
   if (plan.mode == "load") load_only(plan);
   else work(plan);
   printf("{\"event\":\"done\",\"peak_bytes\":%" PRId64 ",\"cpu_ns\":%" PRId64 "}\n", peak_bytes(), cpu_ns());
