@@ -42,7 +42,7 @@ class Found:
     via: Via
     state: State
     detail: str = ""
-    facts: Mapping[str, str] = field(default_factory=dict)
+    facts: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 def discover() -> list[Found]:

@@ -27,7 +27,7 @@ def ensure_key(generated: Path) -> Path:
 
     A phone that was ever authorised for `adb` on this host then needs no second prompt.
     """
-    own = Path.home() / ".android" / "adbkey"
+    own = Path(os.environ.get("ANDROID_USER_HOME") or Path.home() / ".android") / "adbkey"
     if own.is_file() and os.access(own, os.R_OK):
         return own
     if not generated.is_file():

@@ -15,7 +15,7 @@ from device_agent.adb.route import open_channel
 from device_agent.adb.shell import Running, ShellResult, Word, command_line
 from device_agent.adb.tcp import Configure
 
-_BATCH = 100
+_BATCH_FILES, _BATCH_BYTES = 100, 8_000  # of paths, in one command
 
 _HASHES = (
     'for f; do [ -d "${f%/*}" ] || mkdir -p "${f%/*}"; '
@@ -141,13 +141,12 @@ class Link:
         """
         until = time.monotonic() + timeout
         with self._lock:
-            present = self._hashes([file.remote for file in files], until)
+            present = [found for batch in _batches(files) for found in self._hashes(batch, until)]
             missing = [file for file, found in zip(files, present, strict=True) if found != file.sha256]
             sent = {file.remote: 0 for file in files}
             for file in missing:
                 sent[file.remote] = sync.send(self._channel, file.source, f"{file.remote}.part", file.mode, until)
-            for start in range(0, len(missing), _BATCH):
-                batch = missing[start : start + _BATCH]
+            for batch in _batches(missing):
                 words = [word for file in batch for word in (file.sha256, f"{file.mode:o}", file.remote)]
                 damaged = self.script(_SETTLE, *words, timeout=self._left(until)).split()
                 if damaged:
@@ -157,12 +156,8 @@ class Link:
                     )
         return sent
 
-    def _hashes(self, remotes: Sequence[str], until: float) -> list[str]:
-        found: list[str] = []
-        for start in range(0, len(remotes), _BATCH):
-            batch = remotes[start : start + _BATCH]
-            found += self.script(_HASHES, *batch, timeout=self._left(until)).split()
-        return found
+    def _hashes(self, files: Sequence[Push], until: float) -> list[str]:
+        return self.script(_HASHES, *(file.remote for file in files), timeout=self._left(until)).split()
 
     def _left(self, until: float) -> float:
         left = until - time.monotonic()
@@ -179,3 +174,15 @@ class Link:
         """
         with self._lock:
             return sync.receive(self._channel, remote, local, time.monotonic() + timeout)
+
+
+def _batches(files: Sequence[Push]) -> Iterator[list[Push]]:
+    batch: list[Push] = []
+    for file in files:
+        paths = sum(len(other.remote) for other in batch) + len(file.remote)
+        if batch and (len(batch) >= _BATCH_FILES or paths > _BATCH_BYTES):
+            yield batch
+            batch = []
+        batch.append(file)
+    if batch:
+        yield batch

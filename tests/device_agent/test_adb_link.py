@@ -152,8 +152,10 @@ def test_a_damaged_copy_on_the_phone_is_sent_again(link: Link, phone: VirtualPho
 
 
 def test_many_files_go_together_and_only_what_is_missing(link: Link) -> None:
+    """Also where their paths are too long for one command."""
     contents = [f"file {number}".encode() for number in range(130)]
-    pushes = [Push(content, f"{TMP}/objects/{sha256(content)}", sha256(content)) for content in contents]
+    folder = f"{TMP}/objects/{'/'.join(['long' * 30] * 5)}"
+    pushes = [Push(content, f"{folder}/{sha256(content)}", sha256(content)) for content in contents]
     link.push_all(pushes[:40])
     sent = link.push_all(pushes)
     assert [count > 0 for count in sent.values()] == [False] * 40 + [True] * 90
@@ -334,11 +336,17 @@ def test_a_stolen_public_key_opens_nothing(phone: VirtualPhone, session_key: Pat
         Wire(TcpTransport(host, int(port))).connect([Thief(ensure_key(tmp_path / "thief"))], 5.0)
 
 
-def test_keys_are_private_and_the_users_own_is_preferred(tmp_path: Path) -> None:
+def test_keys_are_private_and_the_users_own_is_preferred(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = ensure_key(tmp_path / "data" / "adbkey")
     assert made.stat().st_mode & 0o777 == 0o600
     own = Path.home() / ".android" / "adbkey"
     own.parent.mkdir()
+    elsewhere = tmp_path / "android"
+    elsewhere.mkdir()
+    (elsewhere / "adbkey").write_bytes(made.read_bytes())
+    monkeypatch.setenv("ANDROID_USER_HOME", str(elsewhere))
+    assert ensure_key(tmp_path / "data" / "adbkey") == elsewhere / "adbkey"
+    monkeypatch.delenv("ANDROID_USER_HOME")
     own.write_bytes(made.read_bytes())
     assert ensure_key(tmp_path / "data" / "adbkey") == own
     own.write_text("not a key")

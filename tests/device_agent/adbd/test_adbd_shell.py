@@ -73,6 +73,8 @@ def test_leaving_early_ends_all_that_was_started_even_what_ignores_a_hangup(link
         number = int(next(iter(run)))
         eventually(lambda: {"sleep 1111 ", "sleep 2222 "} <= set(group(number)))
     eventually(lambda: group(number) == [])
+    with link.running(["yes"], 60) as run:
+        assert next(iter(run)) == "y"
     assert link.shell(["echo", "alive"], 30).text == "alive\n"
 
 
