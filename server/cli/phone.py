@@ -13,11 +13,17 @@ from server.cli.phone_virtual import virtual
 if TYPE_CHECKING:
     from server.api.views import PhoneView
 
-app = typer.Typer(
-    no_args_is_help=True,
-    epilog="""A phone works when an agent reaches it and it is registered: `fulcrum agent --phone ADDRESS` on the host
-    that it hangs on, `fulcrum phone add ADDRESS` anywhere. `fulcrum phone list` says what keeps a phone from work.""",
+_EPILOG = "\n\n".join(
+    (
+        "A phone works once an agent reaches it and it is registered; the list says what keeps it. Examples:",
+        "fulcrum phone discover",
+        "fulcrum agent --phone 192.168.1.20:5555",
+        "fulcrum phone add 192.168.1.20:5555 --group rack-a --tag s24",
+        "fulcrum phone list --group rack-a --state ready",
+    )
 )
+
+app = typer.Typer(no_args_is_help=True, epilog=_EPILOG)
 app.command()(virtual)
 app.command()(discover)
 app.command("test")(self_check)
