@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from test_export import ARCHITECTURE, CHUNK, CONTEXT, Disk, _continue, _run
+from test_export import ARCHITECTURE, CHUNK, CONTEXT, FLOAT, Disk, _continue, _run
 
 from device_agent.contracts import MeasureJob, Program, Protocol
 from device_agent.runner.build import build
@@ -32,7 +32,13 @@ def runner(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def program(disk: Disk) -> Program:
     spec = SearchSpec(
-        corpus="any", phones=("any",), vocab_size=260, context_length=CONTEXT, prefill_chunk=CHUNK, protocol=PROTOCOL
+        corpus="any",
+        phones=("any",),
+        vocab_size=260,
+        context_length=CONTEXT,
+        prefill_chunk=CHUNK,
+        protocol=PROTOCOL,
+        quantisation=FLOAT,  # exported in a fraction of the time; what is measured here does not depend on it
     )
     with ThreadPoolExecutor(1) as pool:
         exported = export_candidates([ARCHITECTURE], spec, disk, disk, pool)[0]
