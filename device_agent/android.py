@@ -87,6 +87,12 @@ def battery_health(values: Mapping[str, str]) -> int | None:
     return None if health == 1 else health
 
 
+def plugged(values: Mapping[str, str]) -> bool | None:
+    """Whether power comes in; None unless cable and coil are both known."""
+    powered = [values.get(f"{source} powered") for source in ("AC", "USB", "Wireless")]
+    return "true" in powered if all(value in ("true", "false") for value in powered) else None
+
+
 def thermal_status(text: str) -> int | None:
     """`dumpsys thermalservice`: 0 none to 6 shutdown."""
     match = _STATUS.search(text)

@@ -71,6 +71,7 @@ def read_phone(link: Link, now: datetime | None = None) -> Reading:
         battery_mv=android.battery_mv(battery),
         charge_uah=android.charge_uah(battery),
         charging=android.charging(battery),
+        plugged=android.plugged(battery),
         thermal_status=android.thermal_status(text["thermal"]),
         temperatures_celsius=android.temperatures(text["thermal"]),
         frequency_cap={

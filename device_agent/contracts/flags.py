@@ -12,9 +12,7 @@ def flags_of(measurement: Measurement) -> tuple[str, ...]:
 
 def _flags(measurement: Measurement) -> Iterator[str]:
     for number, block in enumerate(measurement.blocks, start=1):
-        for breach in block.breaches:
-            yield f"block {number}: {breach.reason} {breach.seen:.3g}, allowed {breach.allowed:.3g}"
-        yield from _gate_flags(number, block)
+        yield from block_flags(number, block)
         if len(block.prefill_ns) < measurement.protocol.repetitions:
             yield f"block {number}: the time cap ended it after {len(block.prefill_ns)} repetitions"
     if len(measurement.blocks) < 3:
@@ -33,10 +31,15 @@ def _flags(measurement: Measurement) -> Iterator[str]:
         yield f"the cold load was of a warm file: {measurement.cold_load.resident:.0%} of it stayed in memory"
 
 
-def _gate_flags(number: int, block: Block) -> Iterator[str]:
-    if block.gate is None:
-        return
-    for unmet in block.gate.unmet:
-        yield f"block {number}: the gate timed out after {block.gate.waited_seconds:.0f} s: {unmet}"
-    for unknown in block.gate.unknown:
-        yield f"not gated, could not be read: {unknown}"
+def block_flags(number: int, block: Block) -> Iterator[str]:
+    """Of one block: its breaches, what its gate let pass, and clocks that were capped though nobody asked."""
+    for breach in block.breaches:
+        yield f"block {number}: {breach.reason} {breach.seen:.3g}, allowed {breach.allowed:.3g}"
+    capped = {policy: cap for c in (block.before, block.after) if c for policy, cap in c.frequency_cap.items()}
+    if lowest := min((cap for cap in capped.values() if cap < 1), default=None):
+        yield f"block {number}: clocks were capped at {lowest:.0%}"
+    if block.gate is not None:
+        for unmet in block.gate.unmet:
+            yield f"block {number}: the gate timed out after {block.gate.waited_seconds:.0f} s: {unmet}"
+        for unknown in block.gate.unknown:
+            yield f"not gated, could not be read: {unknown}"

@@ -18,6 +18,7 @@ class Condition(Wire):
     battery_percent: int | None = None
     battery_celsius: float | None = None
     charging: bool | None = None
+    plugged: bool | None = Field(default=None, description="Power comes in by cable or coil, charging or not")
     charge_uah: int | None = Field(default=None, description="What the gauge counts as left, in microampere-hours")
     battery_mv: int | None = None
     thermal_status: int | None = None

@@ -171,11 +171,11 @@ def _minute(block: Block) -> SustainedMinute:
 def _joules_per_token(blocks: Sequence[Block]) -> float | None:
     """The charge that the gauge lost x the mean voltage / the tokens decoded; None where it cannot be known.
 
-    It counts prefills and the phone's idle draw too, so it is an upper bound of what a token costs. A gauge steps in
-    milliampere-hours: what is less than 20 of its steps is no reading.
+    It counts prefills and the phone's idle draw too, so it is an upper bound of what a token costs. A phone on a cable
+    lives off the cable. A gauge steps in milliampere-hours: what is less than 20 of its steps is no reading.
     """
     readings = [c for block in blocks for c in (block.before, block.after) if c is not None]
-    if len(readings) < 2 or any(c.charging is not False for c in readings):
+    if len(readings) < 2 or any(c.plugged is not False for c in readings):
         return None
     charges = [c.charge_uah for c in readings if c.charge_uah is not None]
     voltages = [c.battery_mv for c in readings if c.battery_mv is not None]

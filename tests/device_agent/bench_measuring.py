@@ -28,6 +28,7 @@ from simulated_phone import (
 )
 
 from device_agent.contracts import Block, Figure, Gates, Measurement, Protocol
+from device_agent.contracts.flags import block_flags
 from device_agent.contracts.profile import block_medians
 
 TRUTH = DECODE_MS * (1 + 128 / 20_000)  # of the main workload of every preset
@@ -99,12 +100,8 @@ class Caught:
 
 
 def caught(seen: Sequence[Seen]) -> Caught:
-    """Over all blocks of many measurements; caught is rejected, or flagged by its limits or its gate."""
-    rows = [
-        (share, bool(block.breaches) or (block.gate is not None and block.gate.timed_out))
-        for one in seen
-        for block, share, _ in one.slowed()
-    ]
+    """Over all blocks of many measurements; caught is rejected or flagged."""
+    rows = [(share, any(block_flags(1, block))) for one in seen for block, share, _ in one.slowed()]
     return Caught(
         slowed=sum(share > 0.1 for share, _ in rows),
         caught=sum(share > 0.1 and flagged for share, flagged in rows),

@@ -68,6 +68,8 @@ def test_the_first_of_each_battery_key_counts() -> None:
     assert android.battery_celsius(values) == 30.9
     assert android.charge_uah(values) == 4_015_000  # and not Samsung's lower-case 2967000
     assert android.battery_mv(values) == 4312
+    assert android.plugged(values) is True
+    assert android.plugged({**values, "USB powered": "false"}) is False
 
 
 @pytest.mark.parametrize(("status", "expected"), [("1", None), ("2", True), ("3", False), ("5", False), ("x", None)])
@@ -80,6 +82,7 @@ def test_an_empty_battery_dump_is_unknown() -> None:
     for read in (android.battery_percent, android.battery_celsius, android.battery_mv, android.charge_uah):
         assert read(values) is None
     assert android.charging(values) is None
+    assert android.plugged(values) is None
 
 
 def test_the_cores_of_an_s24() -> None:

@@ -117,6 +117,7 @@ def test_what_cannot_be_read_is_unknown(link: Link, phone: VirtualPhone) -> None
         "battery_celsius": None,
         "battery_mv": None,
         "charge_uah": None,
+        "plugged": None,
         "charging": None,
         "thermal_status": None,
         "temperatures_celsius": {},

@@ -164,6 +164,7 @@ def test_flags_say_what_deserves_less_trust() -> None:
         gate=Gate(waited_seconds=60, unmet=("battery at 38.6 C, at most 35 C",), unknown=("SKIN",)),
         cpus_allowed="3ff",
         prefill_ns=(1, 1),
+        after=Condition(taken_at=NOW, frequency_cap={"a": 1.0, "b": 0.57}),
     )
     flags = Profile.of(
         measurement(
@@ -181,6 +182,7 @@ def test_flags_say_what_deserves_less_trust() -> None:
         "block 1: heated 4.5, allowed 3",
         "gate timed out after 60 s: battery at 38.6 C",
         "could not be read: SKIN",
+        "clocks were capped at 57%",
         "time cap ended it after 2 repetitions",
         "too few for an interval",
         "swapped out",
@@ -193,18 +195,18 @@ def test_flags_say_what_deserves_less_trust() -> None:
     assert Profile.of(measurement(*[block(2.0)] * 3, cold_load=ColdLoad(load_ns=1, resident=0.9))).cold_load_ms is None
 
 
-def drained(uah: int, *, charging: bool = False) -> Block:
-    first = Condition(taken_at=NOW, charging=charging, charge_uah=2_000_000, battery_mv=4000)
+def drained(uah: int, *, plugged: bool = False) -> Block:
+    first = Condition(taken_at=NOW, plugged=plugged, charge_uah=2_000_000, battery_mv=4000)
     last = first.model_copy(update={"charge_uah": 2_000_000 - uah, "taken_at": NOW + timedelta(minutes=1)})
     return block(1.0, before=first, after=last)
 
 
-def test_energy_needs_a_discharging_phone_and_a_gauge_that_moved() -> None:
+def test_energy_needs_a_phone_on_its_battery_and_a_gauge_that_moved() -> None:
     def of(sustained: Block) -> float | None:
         return Profile.of(measurement(block(1.0), sustained=(sustained,))).joules_per_token
 
     assert of(drained(50_000)) == pytest.approx(0.05 * 3600 * 4 / 20)  # 50 mAh at 4 V over 20 tokens
-    assert of(drained(50_000, charging=True)) is None
+    assert of(drained(50_000, plugged=True)) is None
     assert of(drained(5_000)) is None
     assert of(block(1.0)) is None
 
