@@ -58,14 +58,16 @@ _RESTORE_NOW = _RESTORE + 'cd "$1" 2>/dev/null || exit 0\nrestore'
 _RESTORER = (
     _RESTORE
     + """cd "$1" || exit 1
+lived=0
 while sleep 1; do
   { read -r word session < settings.journal; } 2>/dev/null || exit 0
   [ "$session" = "$2" ] || exit 0
-  if { read -r pid < runner.pid; } 2>/dev/null && kill -0 "$pid" 2>/dev/null; then continue; fi
+  read -r up rest < /proc/uptime
+  up=${up%%.*}
+  if { read -r pid < runner.pid; } 2>/dev/null && kill -0 "$pid" 2>/dev/null; then lived=$up; continue; fi
   until=0
   { read -r until < settings.lease; } 2>/dev/null
-  read -r up rest < /proc/uptime
-  [ "${up%%.*}" -lt "$until" ] && continue
+  if [ "$up" -lt "$until" ] || [ "$up" -lt $((lived + $3)) ]; then continue; fi
   restore
   exit 0
 done"""
@@ -73,8 +75,15 @@ done"""
 _LEASE = 'read -r up rest < /proc/uptime; echo $(( ${up%%.*} + $2 )) > "$1/settings.lease"'
 _BEGIN = (
     'cd "$1" && echo "session $2" > settings.journal || exit 1\n'
-    'setsid sh -c "$3" fulcrum-restorer "$1" "$2" </dev/null >/dev/null 2>&1 &'
+    'setsid sh -c "$3" fulcrum-restorer "$1" "$2" "$4" </dev/null >/dev/null 2>&1 &'
 )
+
+
+_NOTE = """cd "$1" || exit 1
+{ read -r word session < settings.journal; } 2>/dev/null
+[ "$session" = "$2" ] || { echo 'the phone took the bench for gone'; exit 1; }
+echo "$3" >> settings.journal
+"""
 
 
 class SettingsSession:
@@ -83,13 +92,15 @@ class SettingsSession:
     def __init__(self, link: Link, home: str, settings: Sequence[Setting], lease_seconds: int = LEASE_SECONDS) -> None:
         self._link, self._home, self._lease_seconds = link, home, lease_seconds
         self._settings = settings
+        self._id = token_hex(8)
         self.changes: tuple[SettingChange, ...] = ()
 
     def __enter__(self) -> "SettingsSession":
         if self._settings:
             heal(self._link, self._home)
-            self._link.script(f'mkdir -p "$1"; {_LEASE}', self._home, str(self._lease_seconds), timeout=_SECONDS)
-            self._link.script(_BEGIN, self._home, token_hex(8), _RESTORER, timeout=_SECONDS)
+            lease = str(self._lease_seconds)
+            self._link.script(f'mkdir -p "$1"; {_LEASE}', self._home, lease, timeout=_SECONDS)
+            self._link.script(_BEGIN, self._home, self._id, _RESTORER, lease, timeout=_SECONDS)
             self.changes = tuple(self._change(setting) for setting in self._settings)
         return self
 
@@ -115,8 +126,9 @@ class SettingsSession:
         was = self._now(setting)
         if was is None:
             return SettingChange(setting=setting, note="what it is could not be read")
-        note = f'echo "{setting} {was}" >> "$1/settings.journal"; {_CHANGE[setting]} </dev/null 2>&1'
-        done = self._link.shell(["sh", "-c", note, "sh", self._home], _SECONDS)
+        self.renew()
+        change = f"{_NOTE}{_CHANGE[setting]} </dev/null 2>&1"
+        done = self._link.shell(["sh", "-c", change, "sh", self._home, self._id, f"{setting} {was}"], _SECONDS)
         said = done.text.strip()[-200:]
         return SettingChange(setting=setting, was=was, applied=done.exit_code == 0, note=said)
 

@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -18,27 +19,23 @@ ALL: tuple[Setting, ...] = ("airplane-mode", "stay-awake", "fixed-performance", 
 AS_SOLD = ("0", "0", "false", "Awake")
 CHANGED = ("1", "3", "true", "Asleep")
 
-# A bench in a process of its own, so that it can be killed: it says where it is and then waits in a block for ever.
+# A bench in a process of its own, so that it can be killed. On a cool phone it waits in a block for ever, on a hot one
+# at the gate. The phone waits for it for 8 s.
 CLIENT = """
 import sys
 from pathlib import Path
 from bench_examples import program, sha256, stub_bundle
 from device_agent.adb import Link
 from device_agent.bench import Bench
-from device_agent.contracts import MeasureJob, Protocol
+from device_agent.contracts import Gates, MeasureJob, Protocol
 
 address, key, directory = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
 (directory / "slow").write_bytes(b"slow")
-protocol = Protocol(settings=("airplane-mode", "stay-awake", "fixed-performance", "screen-off"))
+settings = ("airplane-mode", "stay-awake", "fixed-performance", "screen-off")
+protocol = Protocol(settings=settings, gates=Gates(wait_seconds=600, poll_seconds=1))
 with Link.connect(address, key) as link:
-    bench = Bench(link, stub_bundle(directory / "runner"), serial="phone:1", lease_seconds=2)
+    bench = Bench(link, stub_bundle(directory / "runner"), serial="phone:1", lease_seconds=8)
     bench.run(MeasureJob(program=program(b"slow"), protocol=protocol), {sha256(b"slow"): directory / "slow"})
-"""
-# The same, but it waits at the gate: the settings are changed, and nothing runs on the phone.
-AT_THE_GATE = """
-import time
-from device_agent import series
-series.pass_gate = lambda *_: time.sleep(600)
 """
 
 
@@ -97,21 +94,40 @@ def test_a_change_that_the_phone_refuses_is_said(link: Link, phone: VirtualPhone
 def test_a_bench_that_is_killed_leaves_the_phone_as_it_was(
     phone: VirtualPhone, session_key: Path, tmp_path: Path, while_running: bool
 ) -> None:
-    source = CLIENT if while_running else AT_THE_GATE + CLIENT
+    if not while_running:
+        battery = phone.root.directory / "dumpsys/battery"
+        battery.write_text(battery.read_text().replace("temperature: 309", "temperature: 386"))
     path = [str(Path(__file__).parent), *filter(None, sys.path)]
     client = subprocess.Popen(
-        [sys.executable, "-c", source, phone.address, str(session_key), str(tmp_path)],
+        [sys.executable, "-c", CLIENT, phone.address, str(session_key), str(tmp_path)],
         env={"PYTHONPATH": ":".join(path), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
     )
     try:
-        eventually(lambda: settings_of(phone) == CHANGED, 60)
+        eventually(lambda: settings_of(phone) == CHANGED, 120)
         if while_running:
-            eventually((home_of(phone) / "slow.pid").exists, 60)
+            eventually((home_of(phone) / "slow.pid").exists, 120)
     finally:
         client.send_signal(signal.SIGKILL)
         client.wait()
-    eventually(lambda: settings_of(phone) == AS_SOLD, 60)
-    eventually(lambda: not (home_of(phone) / "settings.journal").exists(), 60)
+    eventually(lambda: settings_of(phone) == AS_SOLD, 120)
+    eventually(lambda: not (home_of(phone) / "settings.journal").exists(), 120)
+
+
+def test_a_bench_that_lives_keeps_its_settings_beyond_the_lease(link: Link, phone: VirtualPhone) -> None:
+    with SettingsSession(link, HOME, ("stay-awake",), lease_seconds=10) as session:
+        for _ in range(12):
+            time.sleep(1)
+            session.renew()
+        assert settings_of(phone)[1] == "3"
+    assert session.changes[0].restored
+
+
+def test_a_bench_that_was_taken_for_gone_changes_nothing_more(link: Link, phone: VirtualPhone) -> None:
+    with SettingsSession(link, HOME, ("stay-awake",)) as session:
+        (home_of(phone) / "settings.journal").write_text("session another\n")
+        late = session._change("screen-off")
+        assert (late.applied, late.note) == (False, "the phone took the bench for gone")
+        assert settings_of(phone)[3] == "Awake"
 
 
 def test_a_phone_that_was_left_changed_is_healed_by_the_next_bench(
