@@ -40,6 +40,9 @@ def test_wheel_holds_the_rooms_and_all_they_need(wheel: zipfile.ZipFile) -> None
     for needed in (
         "device_agent/runner/native/runner.cpp",
         "device_agent/runner/native/shim/pthreadpool.h",
+        "device_agent/runner/native/CMakeLists.txt",
+        "device_agent/runner/java/fulcrum/Runner.java",
+        "device_agent/runner/java/com/facebook/jni/HybridData.java",
         "migrations/env.py",
         "server/page/static/vendor/manifest.json",
     ):
