@@ -9,6 +9,7 @@ import math
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from bench_examples import sha256
@@ -116,6 +117,74 @@ def test_measure_mode_repeats_the_native_runners_prompt(classes: Path, tmp_path:
     assert fed[:5] == fed[5:10] == fed[10:]
 
 
+def events(lines: list[str], kind: str) -> list[dict[str, Any]]:
+    found = map(json.loads, (line for line in lines if line.startswith("{")))
+    return [event for event in found if event["event"] == kind]
+
+
+def greedy(total: int, count: int) -> tuple[int, int]:
+    """The last of `count` greedy tokens after a sum, beginning with the choice that the sum makes."""
+    token = 0
+    for _ in range(count):
+        ranked = logits(total)
+        token = ranked.index(max(ranked))
+        total += token
+    return token, total
+
+
+def test_further_workloads_go_back_to_their_depth(classes: Path, tmp_path: Path) -> None:
+    plan = MEASURE.replace("stage objects/sum", "workload prefill 9 0\nworkload decode 10 4\nstage objects/sum")
+    lines, fed, code = run(classes, tmp_path, plan)
+    assert code == 0, lines
+    assert len(events(lines, "first")) == 1
+    repetitions = events(lines, "repetition")
+    assert [event.get("workload", 0) for event in repetitions] == [0, 0, 1, 1, 2, 2]
+    assert all(len(event["decode_ns"]) == 4 for event in repetitions[4:])
+    (filled,) = events(lines, "filled")
+    assert filled["workload"] == 2
+    depth = sum(int(token) for line in fed[-15:-12] for token in re.findall(r"\d+", line.partition("[")[2]))
+    last, _ = greedy(depth, 5)  # the prompt's choice, and four after it
+    assert [event["token"] for event in repetitions[4:]] == [last, last]
+    assert fed[-4:] == fed[-8:-4] == fed[-12:-8]
+    assert fed[-4].startswith("fed 10 ")
+
+
+def test_seconds_lengthen_and_caps_end_a_block(classes: Path, tmp_path: Path) -> None:
+    longer = run(classes, tmp_path, MEASURE.replace("vocab", "repetition_seconds 0.2\nvocab"))[0]
+    assert len(events(longer, "repetition")) > 2
+    plan = MEASURE.replace("repetitions 2", "repetitions 1000000\nmax_seconds 0.2")
+    capped = run(classes, tmp_path, plan)[0]
+    assert 0 < len(events(capped, "repetition")) < 1_000_000
+
+
+def test_the_memory_pass_tells_the_kernels_words(classes: Path, tmp_path: Path) -> None:
+    lines, _, _ = run(classes, tmp_path, MEASURE.replace("vocab", "memory_ms 1\nvocab"))
+    loaded, steady = events(lines, "memory")
+    assert (loaded["when"], steady["when"]) == ("loaded", "steady")
+    assert re.search(r"^VmRSS:\s+\d+ kB$", loaded["status"], re.MULTILINE)
+    assert re.search(r"^Pss:\s+\d+ kB$", steady["smaps_rollup"], re.MULTILINE)
+    (sampled,) = events(lines, "sampled")
+    assert sampled["samples"] > 0
+    assert sampled["peak_bytes"] > 0
+    (done,) = events(lines, "done")
+    assert done["cpu_ns"] > 0
+
+
+def test_stages_are_timed_one_by_one(classes: Path, tmp_path: Path) -> None:
+    lines, _, _ = run(classes, tmp_path, MEASURE.replace("mode measure", "mode stages"))
+    told = events(lines, "stage")
+    assert [event["index"] for event in told] == [0, 1]
+    assert all(len(event["prefill_ns"]) == 2 and len(event["decode_ns"]) == 6 for event in told)
+    assert min(ns for event in told for ns in event["decode_ns"]) > 0
+
+
+def test_a_load_alone_says_that_nothing_left_the_page_cache(classes: Path, tmp_path: Path) -> None:
+    lines, fed, _ = run(classes, tmp_path, MEASURE.replace("mode measure", "mode load"))
+    assert [event["event"] for event in map(json.loads, lines)] == ["evicted", "loaded", "done"]
+    assert events(lines, "evicted")[0]["resident"] == 1.0
+    assert fed == []
+
+
 def test_a_logit_that_is_no_number_is_valid_json(classes: Path, tmp_path: Path) -> None:
     paths = PATHS | {HEAD: "objects/nan-head"}
     result = parse_golden(run(classes, tmp_path, golden_plan(PROGRAM, (1, 2), 1, 1, paths))[0])
@@ -130,6 +199,7 @@ def test_a_logit_that_is_no_number_is_valid_json(classes: Path, tmp_path: Path) 
         (MEASURE + "colour red\n", "runner-failed", "does not know: colour red"),
         (MEASURE.replace("decode 3", "decode many"), "runner-failed", "malformed line: decode many"),
         (MEASURE.replace("decode 3", "decode"), "runner-failed", "malformed line: decode"),
+        (MEASURE + "workload sing 1 2\n", "runner-failed", "malformed line: workload sing"),
         ("state in_place 1\n" + MEASURE, "runner-failed", "malformed line: state"),
         (MEASURE.replace("vocab 8\n", ""), "runner-failed", "incomplete"),
         (MEASURE.replace("objects/head", "objects/broken"), "runner-failed", "did not give"),

@@ -8,11 +8,14 @@ import java.util.List;
 final class Chain {
   private final Plan plan;
   private final List<Stage> stages = new ArrayList<>();
+  private final long[] stageNs;
   private long position = 0;
+  private long marked = 0;
 
   Chain(Plan plan, Stage.Loader loader) {
     this.plan = plan;
     for (Plan.Stage stage : plan.stages) stages.add(loader.load(stage, plan.threads));
+    stageNs = new long[stages.size()];
   }
 
   void clear() {
@@ -20,11 +23,28 @@ final class Chain {
     for (Stage stage : stages) stage.clear();
   }
 
+  /** Remembers where the state is, for `rewind`. */
+  void mark() {
+    marked = position;
+    for (Stage stage : stages) stage.mark();
+  }
+
+  void rewind() {
+    position = marked;
+    for (Stage stage : stages) stage.rewind();
+  }
+
+  /** The time that each stage took in the last `feed`. */
+  long[] stageNs() {
+    return stageNs;
+  }
+
   /** Feeds tokens in chunks; the logits [vocab] of the last one. */
   float[] feed(long... tokens) {
     if (position + tokens.length > plan.context) {
       throw new IllegalArgumentException("the tokens do not fit into the Program's context length");
     }
+    Arrays.fill(stageNs, 0);
     float[] logits = null;
     for (int start = 0; start < tokens.length; start += plan.chunk) {
       int end = Math.min(start + plan.chunk, tokens.length);
@@ -39,7 +59,9 @@ final class Chain {
       // Logits of an unfinished prompt are read by nobody; a last stage without state may be left out.
       boolean head = i + 1 == stages.size();
       if (head && !lastChunk && i > 0 && !stages.get(i).hasState()) break;
+      long start = System.nanoTime();
       value = stages.get(i).run(value, position);
+      stageNs[i] += System.nanoTime() - start;
       if (head && value.numbers.length != plan.vocab) {
         throw new IllegalStateException("the last stage did not give [1, 1, vocab]");
       }

@@ -5,36 +5,6 @@ import java.util.Arrays;
 
 /** What a plan asks for, done with any kind of stage: the twin of `native/runner.cpp`. */
 final class Loop {
-  /** The best token and the second best. */
-  static final class Best {
-    int token = 0;
-    int runnerUp = 1;
-    float logit;
-    float runnerUpLogit;
-
-    Best(float[] logits) {
-      logit = logits[0];
-      runnerUpLogit = logits[1];
-      if (logits[1] > logits[0]) {
-        token = 1;
-        runnerUp = 0;
-        logit = logits[1];
-        runnerUpLogit = logits[0];
-      }
-      for (int i = 2; i < logits.length; i++) {
-        if (logits[i] > logit) {
-          runnerUp = token;
-          runnerUpLogit = logit;
-          token = i;
-          logit = logits[i];
-        } else if (logits[i] > runnerUpLogit) {
-          runnerUp = i;
-          runnerUpLogit = logits[i];
-        }
-      }
-    }
-  }
-
   private final Plan plan;
   private final Answer answer;
   private Chain chain;
@@ -45,38 +15,39 @@ final class Loop {
   }
 
   static void run(Plan plan, Stage.Loader loader, Answer answer) throws IOException {
-    new Loop(plan, answer).run(loader);
+    Loop loop = new Loop(plan, answer);
+    if (plan.mode.equals("load")) loop.load(loader);
+    else loop.work(loader);
+    answer.done(Memory.peakBytes(), Memory.cpuNs());
   }
 
-  private void run(Stage.Loader loader) throws IOException {
+  /** Java cannot ask the kernel to drop files from its page cache: all that was there is still there, and it says so. */
+  private void load(Stage.Loader loader) {
+    long start = System.nanoTime();
+    chain = new Chain(plan, loader);
+    long taken = System.nanoTime() - start;
+    answer.evicted(1.0);
+    answer.loaded(taken, 0);
+  }
+
+  private void work(Stage.Loader loader) throws IOException {
+    Sampler sampler = plan.memoryMs > 0 ? new Sampler(plan.memoryMs) : null;
     Memory.resetPeak();
     long baseline = Memory.peakBytes();
     long start = System.nanoTime();
     chain = new Chain(plan, loader);
     answer.loaded(System.nanoTime() - start, baseline);
+    if (sampler != null) Memory.tell(answer, "loaded");
     switch (plan.mode) {
-      case "measure": measure(); break;
+      case "measure": new Measure(plan, chain, answer).all(); break;
+      case "stages": new Measure(plan, chain, answer).stages(); break;
       case "generate": generate(); break;
       case "golden": golden(); break;
       default: throw new IllegalArgumentException("the plan has an unknown mode: " + plan.mode);
     }
-    answer.done(Memory.peakBytes());
-  }
-
-  private void measure() {
-    long[] prompt = syntheticPrompt(plan.prefill, plan.vocab);
-    for (int repetition = -plan.warmup; repetition < plan.repetitions; repetition++) {
-      chain.clear();
-      long start = System.nanoTime();
-      int token = new Best(chain.feed(prompt)).token;
-      long prefill = System.nanoTime() - start;
-      long[] decode = new long[plan.decode];
-      for (int i = 0; i < decode.length; i++) {
-        start = System.nanoTime();
-        token = new Best(chain.feed(token)).token;
-        decode[i] = System.nanoTime() - start;
-      }
-      if (repetition >= 0) answer.repetition(prefill, decode);
+    if (sampler != null) {
+      Memory.tell(answer, "steady");
+      sampler.finish(answer);
     }
   }
 
@@ -108,16 +79,5 @@ final class Loop {
         answer.logits(System.nanoTime() - start, logits);
       }
     }
-  }
-
-  /** The same pseudo-random prompt as the native runner's (Knuth's MMIX multiplier). */
-  static long[] syntheticPrompt(int length, int vocab) {
-    long[] tokens = new long[length];
-    long x = 1;
-    for (int i = 0; i < length; i++) {
-      x = x * 6364136223846793005L + 1442695040888963407L;
-      tokens[i] = (x >>> 33) % vocab;
-    }
-    return tokens;
   }
 }

@@ -37,6 +37,20 @@ final class Plan {
     }
   }
 
+  /** What is measured beside the main workload: "prefill" times prompts, "decode" times tokens at a depth. */
+  static final class Workload {
+    final String kind;
+    final int prefill;
+    final int decode;
+
+    Workload(String kind, int prefill, int decode) {
+      if (!kind.equals("prefill") && !kind.equals("decode")) throw new NumberFormatException(kind);
+      this.kind = kind;
+      this.prefill = prefill;
+      this.decode = decode;
+    }
+  }
+
   String mode = "";
   int threads = 1;
   int chunk = 1;
@@ -46,6 +60,11 @@ final class Plan {
   int decode = 0;
   int warmup = 0;
   int repetitions = 1;
+  double warmupSeconds = 0;
+  double repetitionSeconds = 0;
+  double maxSeconds = 0; // 0 is no cap
+  int memoryMs = 0; // 0 reads no memory while it runs
+  final List<Workload> further = new ArrayList<>();
   long[] prompt = {};
   final List<Stage> stages = new ArrayList<>();
 
@@ -75,6 +94,13 @@ final class Plan {
         case "decode": decode = Integer.parseInt(words[1]); break;
         case "warmup": warmup = Integer.parseInt(words[1]); break;
         case "repetitions": repetitions = Integer.parseInt(words[1]); break;
+        case "warmup_seconds": warmupSeconds = Double.parseDouble(words[1]); break;
+        case "repetition_seconds": repetitionSeconds = Double.parseDouble(words[1]); break;
+        case "max_seconds": maxSeconds = Double.parseDouble(words[1]); break;
+        case "memory_ms": memoryMs = Integer.parseInt(words[1]); break;
+        case "workload":
+          further.add(new Workload(words[1], Integer.parseInt(words[2]), Integer.parseInt(words[3])));
+          break;
         case "prompt": prompt = numbers(words, 1); break;
         case "stage": stages.add(new Stage(words[1], Integer.parseInt(words[2]) != 0)); break;
         case "state":

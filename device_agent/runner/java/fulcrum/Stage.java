@@ -26,6 +26,11 @@ interface Stage {
   /** Back to zero, before the first token. */
   void clear();
 
+  /** `rewind` comes back to the state at `mark`; rows of an in-place state beyond the position need no copy. */
+  void mark();
+
+  void rewind();
+
   Value run(Value input, long position);
 
   /** Where stages come from: ExecuTorch on a phone, something simpler in a test. */

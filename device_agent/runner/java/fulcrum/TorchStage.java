@@ -15,6 +15,7 @@ final class TorchStage implements Stage {
   private final Module module;
   private final FloatBuffer[] memory;
   private final EValue[] states;
+  private final float[][] marks;
 
   TorchStage(Plan.Stage plan, int threads) {
     this.plan = plan;
@@ -22,6 +23,7 @@ final class TorchStage implements Stage {
     module.loadMethod("forward"); // releases differ in how they report an error here; the first run throws it
     memory = new FloatBuffer[plan.states.size()];
     states = new EValue[memory.length];
+    marks = new float[memory.length][];
     for (int i = 0; i < memory.length; i++) {
       Plan.State state = plan.states.get(i);
       memory[i] = Tensor.allocateFloatBuffer(state.size());
@@ -43,6 +45,30 @@ final class TorchStage implements Stage {
   }
 
   @Override
+  public void mark() {
+    for (int i = 0; i < memory.length; i++) {
+      if (plan.states.get(i).inPlace) continue;
+      marks[i] = new float[memory[i].capacity()];
+      memory[i].rewind();
+      memory[i].get(marks[i]);
+      memory[i].rewind();
+    }
+  }
+
+  @Override
+  public void rewind() {
+    for (int i = 0; i < memory.length; i++) {
+      if (!plan.states.get(i).inPlace) set(memory[i], marks[i]);
+    }
+  }
+
+  private static void set(FloatBuffer buffer, float[] values) {
+    buffer.rewind();
+    buffer.put(values);
+    buffer.rewind();
+  }
+
+  @Override
   public Value run(Value input, long position) {
     EValue[] inputs = new EValue[1 + (plan.takesPosition ? 1 : 0) + states.length];
     int next = 0;
@@ -57,9 +83,7 @@ final class TorchStage implements Stage {
       if (returned.length != memory[i].capacity()) {
         throw new IllegalStateException("a state of " + plan.path + " came back in another size");
       }
-      memory[i].rewind();
-      memory[i].put(returned);
-      memory[i].rewind();
+      set(memory[i], returned);
     }
     Tensor result = outputs[0].toTensor();
     return new Value(result.getDataAsFloatArray(), result.shape());

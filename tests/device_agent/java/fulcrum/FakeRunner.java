@@ -17,6 +17,7 @@ public final class FakeRunner implements Stage.Loader {
   private static final class FakeStage implements Stage {
     private final Plan.Stage plan;
     private float sum = 0;
+    private float marked = 0;
 
     FakeStage(Plan.Stage plan) {
       this.plan = plan;
@@ -30,6 +31,16 @@ public final class FakeRunner implements Stage.Loader {
     @Override
     public void clear() {
       sum = 0;
+    }
+
+    @Override
+    public void mark() {
+      marked = sum;
+    }
+
+    @Override
+    public void rewind() {
+      sum = marked;
     }
 
     @Override
