@@ -112,7 +112,7 @@ def install(
 @app.command()
 def check(
     source: Annotated[Path | None, typer.Argument(help="A bundle; without it, every one the agent would use.")] = None,
-    phone: Annotated[str | None, typer.Option(help="host:port of a phone to run the golden Program on.")] = None,
+    phone: Annotated[str | None, typer.Option(help="Runs the golden Program on it; named as for an agent.")] = None,
     home: AgentHome = DEFAULT_AGENT_HOME,
 ) -> None:
     """Open a bundle, verify its hashes, and run a tiny golden Program where that is possible; says what was not.
