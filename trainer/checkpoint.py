@@ -24,14 +24,16 @@ from trainer.errors import CheckpointError, UnsupportedArchitecture
 from trainer.files import fresh_draft, fsync_directory, fsync_file, write_text
 from trainer.interop import load_weights, to_config, tokenizer_config, weights
 from trainer.model import HybridLM
-from trainer.tokenizer import end_of_text
+from trainer.tokenizer import end_of_text, load_tokenizer
 
-_WEIGHTS, _ARCHITECTURE, _TRAINING, _TOKENIZER = (
+_WEIGHTS, _ARCHITECTURE, _TRAINING, _TOKENIZER, _SUMS = (
     "model.safetensors",
     "architecture.json",
     "training.pt",
     "tokenizer.json",
+    "sha256.json",
 )
+_DELETE = "delete it to train from the start"
 
 
 @dataclass(frozen=True)
@@ -49,17 +51,26 @@ class Checkpoint:
         """
         try:
             return Architecture.model_validate_json((self.directory / _ARCHITECTURE).read_text())
-        except (OSError, ValidationError) as wrong:
+        except (OSError, ValidationError, UnicodeDecodeError) as wrong:
             raise CheckpointError(f"{self.directory} is not a checkpoint: {wrong}", advice="check the path") from wrong
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer its model was trained with."""
-        return Tokenizer.from_file(str(self.directory / _TOKENIZER))
+        """The tokenizer its model was trained with.
+
+        Raises:
+            TokenizerError: it is damaged.
+        """
+        return load_tokenizer(self.directory / _TOKENIZER)
 
     def model(self) -> HybridLM:
-        """The model, in evaluation mode."""
+        """The model, in evaluation mode.
+
+        Raises:
+            CheckpointError: there is no checkpoint, or it is damaged.
+        """
         model = HybridLM(self.architecture)
+        self._verify()
         load_weights(model, [self.directory / _WEIGHTS])
         return model.eval()
 
@@ -73,15 +84,34 @@ class Checkpoint:
             raise CheckpointError(
                 f"{self.directory} belongs to another architecture", advice="train in another directory"
             )
+        self._verify()
         load_weights(model, [self.directory / _WEIGHTS])
         try:
             state: dict[str, Any] = torch.load(self.directory / _TRAINING, weights_only=True)
-        except (OSError, RuntimeError, pickle.UnpicklingError) as wrong:
+        except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as wrong:
             raise CheckpointError(
                 f"{self.directory}: the training state cannot be read: {wrong}",
-                advice="delete it to train from the start",
+                advice=_DELETE,
             ) from wrong
         return state
+
+    def _verify(self) -> None:
+        """Raise CheckpointError unless every file is as it was written: a flipped bit of a weight still loads."""
+        sums = self.directory / _SUMS
+        if not sums.exists():
+            return  # an older version did not write them
+        try:
+            damaged = [name for name, sum_ in json.loads(sums.read_text()).items() if self._sum(name) != sum_]
+        except (OSError, ValueError, AttributeError) as wrong:
+            raise CheckpointError(f"{self.directory} cannot be read: {wrong}", advice=_DELETE) from wrong
+        if damaged:
+            raise CheckpointError(
+                f"{self.directory}: {', '.join(damaged)} changed since it was written", advice=_DELETE
+            )
+
+    def _sum(self, name: str) -> str:
+        with (self.directory / name).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Rolling:
@@ -146,6 +176,9 @@ def _write(model: HybridLM, target: Path, tokenizer: Tokenizer, training: dict[s
         end = end_of_text(tokenizer)
         write_text(draft / "tokenizer_config.json", tokenizer_config(tokenizer.to_str(), end))
         _describe_for_hugging_face(model.architecture, draft, end)
+        written = Checkpoint(draft)
+        sums = {path.name: written._sum(path.name) for path in sorted(draft.iterdir())}
+        write_text(draft / _SUMS, json.dumps(sums, indent=2))
         fsync_directory(draft)
         if target.exists():
             shutil.rmtree(target)  # the same step, saved twice

@@ -15,7 +15,7 @@ from trainer.architecture import Architecture, Attention, ShortConv
 from trainer.checkpoint import Checkpoint, Rolling, seal
 from trainer.data import Batch, Corpus
 from trainer.engine import Recipe, Run, bits_per_byte, hard_labels, train
-from trainer.errors import CheckpointError, Interrupted, TrainingDiverged
+from trainer.errors import CheckpointError, Interrupted, TokenizerError, TrainingDiverged
 from trainer.model import HybridLM
 from trainer.qat import stochastically_rounded
 
@@ -181,9 +181,36 @@ def test_damaged_and_foreign_checkpoints_are_refused(corpus: Corpus, tiny: Archi
     other = Architecture(vocab_size=300, width=64, ffn_width=64, blocks=tiny.blocks)
     with pytest.raises(CheckpointError, match="another architecture"):
         kept.restore(HybridLM(other))
-    (kept.directory / "training.pt").write_bytes(b"cut")
-    with pytest.raises(CheckpointError, match="cannot be read"):
+
+
+@pytest.mark.parametrize("file", ["training.pt", "model.safetensors", "sha256.json"])
+@pytest.mark.parametrize("damage", ["empty", "cut", "flipped"])
+def test_any_damage_to_a_checkpoint_is_noticed(
+    corpus: Corpus, tiny: Architecture, tmp_path: Path, file: str, damage: str
+) -> None:
+    kept = Rolling(tmp_path, corpus.tokenizer).save(HybridLM(tiny), 1, {"step": 1, "moments": torch.ones(500)})
+    whole = (kept.directory / file).read_bytes()
+    middle = len(whole) // 2
+    flipped = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
+    (kept.directory / file).write_bytes({"empty": b"", "cut": whole[:middle], "flipped": flipped}[damage])
+    with pytest.raises(CheckpointError) as refused:
         kept.restore(HybridLM(tiny))
+    assert "delete it" in refused.value.advice
+
+
+def test_a_checkpoint_without_sums_is_still_read_and_its_damage_named(
+    corpus: Corpus, tiny: Architecture, tmp_path: Path
+) -> None:
+    kept = Rolling(tmp_path, corpus.tokenizer).save(HybridLM(tiny), 1, {"step": 1})
+    (kept.directory / "sha256.json").unlink()
+    assert kept.restore(HybridLM(tiny)) == {"step": 1}
+    for cut in (b"", b"cut"):
+        (kept.directory / "training.pt").write_bytes(cut)
+        with pytest.raises(CheckpointError, match="cannot be read"):
+            kept.restore(HybridLM(tiny))
+    (kept.directory / "tokenizer.json").write_text("{")
+    with pytest.raises(TokenizerError):
+        _ = kept.tokenizer
 
 
 def test_stochastic_rounding_is_unbiased_seeded_and_gives_neighbouring_bfloat16s() -> None:
