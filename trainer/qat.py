@@ -30,6 +30,8 @@ class Qat(Recipe):
     learning_rate: float = Field(default=6e-3, gt=0)
     decay: float = Field(default=1.0, ge=0, le=1)
     group_size: int = Field(default=32, ge=32)
+    activations: bool = Field(default=True, description="Whether deployment rounds activations")
+    embedding: bool = Field(default=True, description="Whether deployment reads tokens from a rounded embedding")
     distillation: float = Field(default=0.5, ge=0, le=1, description="Share of the loss that is self-distillation")
     stochastic_rounding: bool = Field(
         default=False, description="Keep master weights in bfloat16, rounded stochastically after every step"
@@ -43,7 +45,7 @@ class Qat(Recipe):
         """
         if workspace.start is None:
             raise CheckpointError("there is no model to quantise", advice="put a pretraining stage before it")
-        scheme = Scheme(group_size=self.group_size)
+        scheme = Scheme(self.group_size, self.activations, self.embedding)
         full = workspace.start.model().requires_grad_(False)
         model = prepare_qat(workspace.start.model(), scheme)
         run = workspace.run()

@@ -21,10 +21,14 @@ _TINY = torch.finfo(torch.float32).smallest_normal  # torchao's floor for scales
 
 @dataclass(frozen=True)
 class Scheme:
-    """What is quantised: weights always, in groups of `group_size` inputs; activations of linears if asked."""
+    """What is quantised: the weights of linears always, in groups of `group_size` inputs; the rest if asked.
+
+    The tied embedding's matrix is one of the head's weights; `embedding` says whether tokens are read from it rounded.
+    """
 
     group_size: int = 32
     activations: bool = True
+    embedding: bool = True
 
 
 @torch.no_grad()
@@ -130,7 +134,8 @@ class QatEmbedding(TiedEmbedding):
     def forward(self, tokens: Tensor) -> Tensor:
         """[B, T] -> [B, T, width]."""
         # Groups lie within rows, so only the rows that are read need rounding.
-        return _rounded_weight(F.embedding(tokens, self.weight), self.scheme.group_size)
+        rows = F.embedding(tokens, self.weight)
+        return _rounded_weight(rows, self.scheme.group_size) if self.scheme.embedding else rows
 
     def project(self, h: Tensor) -> Tensor:
         """[..., width] -> logits [..., vocab]."""
@@ -148,9 +153,14 @@ class QuantisedLinear(nn.Linear):
 
 
 class QuantisedEmbedding(TiedEmbedding):
-    """A tied embedding as it is deployed: the same integers read tokens and write logits."""
+    """A tied embedding as it is deployed: `weight` writes logits, `table` is read: the same, where it is rounded."""
 
     scheme: Scheme
+    table: Tensor
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """[B, T] -> [B, T, width]."""
+        return F.embedding(tokens, self.table)
 
     def project(self, h: Tensor) -> Tensor:
         """[..., width] -> logits [..., vocab]."""
@@ -174,7 +184,10 @@ def quantised(model: HybridLM, scheme: Scheme = Scheme()) -> HybridLM:
     _retype(deployed, scheme, QuantisedLinear, QuantisedEmbedding)
     for module in deployed.modules():
         if isinstance(module, QuantisedLinear | QuantisedEmbedding):
-            module.weight.copy_(dequantise_weight(*quantise_weight(module.weight, scheme.group_size)))
+            plain = module.weight.clone()
+            module.weight.copy_(dequantise_weight(*quantise_weight(plain, scheme.group_size)))
+            if isinstance(module, QuantisedEmbedding):
+                module.register_buffer("table", module.weight if scheme.embedding else plain, persistent=False)
     return deployed
 
 

@@ -70,7 +70,7 @@ class Embedding(nn.Module):
         super().__init__()
         weight = weights["weight"]
         self.table = nn.Embedding(weight.shape[0], weight.shape[1], device="meta")
-        if quantisation.embedding_bits == 4:
+        if quantisation.weight_bits == 4 and quantisation.embedding_bits == 4:
             self.table.weight = _intx(weight, quantisation.group_size, dynamic_activations=False)
         else:
             self.table.weight = nn.Parameter(weight, requires_grad=False)

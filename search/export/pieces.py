@@ -17,7 +17,7 @@ from search.export import modules
 from trainer.architecture import Architecture, ShortConv
 from trainer.model import rope
 
-_FORMAT = "1"  # raised when `modules` or `lower` changes what is lowered, so that old bytes are not taken for new
+_FORMAT = "2"  # raised when `modules` or `lower` changes what is lowered, so that old bytes are not taken for new
 
 
 @cache

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from device_agent.contracts import Blame, FulcrumError, Generation, Profile, Program, content_hash
+from device_agent.contracts import Blame, FulcrumError, Generation, Profile, Program, Quantisation, content_hash
 from search.export import export_model
 from search.export.pieces import toolchain
 from server.claims import ClaimedRun
@@ -17,7 +17,7 @@ from server.ledger import RunLedger, SqlBlockCache
 from server.ports import PhoneBench
 from server.runs import StageRecord, StageRequest, WorkState
 from server.services import Services
-from server.worker.check import check_tokens
+from server.worker.check import check_tokens, scheme_of
 from server.worker.corpus import prepared
 from trainer import pipeline
 from trainer.checkpoint import Checkpoint
@@ -81,7 +81,7 @@ class _Run:
             )
 
     def _train(self, corpus_directory: Path) -> Checkpoint:
-        stages = [_stage(request) for request in self._claimed.spec.stages]
+        stages = [stage_of(request, self._search.quantisation) for request in self._claimed.spec.stages]
         records = [StageRecord(name=stage.kind) for stage in stages]
         for position, record in enumerate(records):
             self._ledger.stage(position, record)
@@ -159,9 +159,18 @@ class _Run:
         self._ledger.progress("done", 1, 1)
 
 
-def _stage(request: StageRequest) -> Teacher | Pretrain | Qat:
-    kind = _KINDS[request.name]
-    return kind() if request.tokens is None else kind(tokens=request.tokens)
+def stage_of(request: StageRequest, quantisation: Quantisation) -> Teacher | Pretrain | Qat:
+    """The stage asked for; QAT rounds as the search's Programs do."""
+    stage: Teacher | Pretrain | Qat = _KINDS[request.name]()
+    changes: dict[str, object] = {} if request.tokens is None else {"tokens": request.tokens}
+    if isinstance(stage, Qat) and quantisation.weight_bits == 4:
+        scheme = scheme_of(quantisation)
+        changes |= {
+            "group_size": scheme.group_size,
+            "activations": scheme.activations,
+            "embedding": scheme.embedding,
+        }
+    return stage.model_copy(update=changes)
 
 
 class _Throttle:

@@ -118,10 +118,11 @@ def _model() -> HybridLM:
     return HybridLM(Architecture(vocab_size=300, width=64, ffn_width=96, blocks=blocks), seed=1)
 
 
+@pytest.mark.parametrize("embedding", [True, False])
 @pytest.mark.parametrize("activations", [True, False])
 @torch.no_grad()
-def test_qat_and_deployment_are_the_same_numbers(activations: bool) -> None:
-    scheme = Scheme(activations=activations)
+def test_qat_and_deployment_are_the_same_numbers(activations: bool, embedding: bool) -> None:
+    scheme = Scheme(activations=activations, embedding=embedding)
     model = _model()
     deployed = quantised(model, scheme)
     tokens = torch.randint(0, 300, (2, 20), generator=torch.Generator().manual_seed(6))
@@ -130,6 +131,8 @@ def test_qat_and_deployment_are_the_same_numbers(activations: bool) -> None:
     assert (logits - deployed(tokens)).abs().max() < 1e-5
     assert (logits - plain).abs().max() > 1e-2
     assert torch.equal(quantised(model, scheme)(tokens), deployed(tokens))
+    read = deployed.model.embed_tokens(tokens)
+    assert torch.equal(read, model.model.embed_tokens.weight[tokens]) != embedding
 
 
 def test_gradients_go_straight_through_to_the_master_weights() -> None:
