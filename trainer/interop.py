@@ -4,6 +4,7 @@ Nothing of transformers is imported: the files are plain, and this is the one pl
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ _DEFAULTS = {  # Lfm2Config's own, where an absent field has one; the sizes of a
     "tie_word_embeddings": True,
 }
 _FIELDS = {"kernel": "conv_L_cache", "width": "hidden_size", "ffn_width": "intermediate_size"}
+_FIELDS |= {"heads": "num_attention_heads", "kv_heads": "num_key_value_heads"}
 
 
 def to_config(architecture: Architecture, *, end_of_text: int | None = None, dtype: str = "float32") -> dict[str, Any]:
@@ -198,7 +200,8 @@ def load_weights(model: HybridLM, files: list[Path]) -> None:
 
 def _reason(error: ErrorDetails) -> str:
     field = str(error["loc"][-1]) if error["loc"] else ""
-    return f"{_FIELDS.get(field, field)}: {error['msg']}".removeprefix(": ")
+    message = re.sub(r"\b(kv_)?heads\b", lambda word: _FIELDS[word[0]], error["msg"])
+    return f"{_FIELDS.get(field, field)}: {message}".removeprefix(": ")
 
 
 def _only(name: str, values: set[int], default: int) -> int:

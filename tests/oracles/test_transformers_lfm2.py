@@ -150,6 +150,8 @@ def test_what_lfm2_cannot_express_is_refused_by_name(
         ({"rope_parameters": None, "theta": 777.0}, "theta"),
         ({"conv_L_cache": 17}, "conv_L_cache: .* less than or equal to 16"),
         ({"hidden_size": 48}, "hidden_size: .* multiple of 32"),
+        ({"num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": 8}, "num_attention_heads x head_dim"),
+        ({"num_key_value_heads": 3}, r"num_attention_heads \(4\) .* num_key_value_heads \(3\)"),
         ({"layer_types": ["conv", "full_attention", "sliding_attention", "conv", "conv"]}, "sliding_attention"),
     ],
 )
@@ -216,6 +218,27 @@ def test_packed_documents_never_see_each_other(lengths: list[int], kernel: int, 
     alone = [model(part) for part in tokens.split(lengths, dim=1)]
     for got, expected in zip(packed, alone, strict=True):
         assert (got - expected).abs().max() < _BOUND
+
+
+@pytest.mark.parametrize("pattern", ["ca", "ac", "cc", "aa"])
+@pytest.mark.parametrize("lengths", [(1, 1, 1, 9), (2, 7, 3), (6, 6), (1, 11), (11, 1)])
+def test_no_gradient_crosses_the_bounds_of_documents(pattern: str, lengths: tuple[int, ...]) -> None:
+    model = _louder(HybridLM(_architecture(kernel=5, pattern=pattern), seed=5))
+    embedded: list[torch.Tensor] = []
+
+    def keep(_: torch.nn.Module, __: object, output: torch.Tensor) -> None:
+        output.retain_grad()
+        embedded.append(output)
+
+    model.model.embed_tokens.register_forward_hook(keep)
+    rows = [torch.repeat_interleave(torch.arange(len(part)), torch.tensor(part)) for part in (lengths, lengths[::-1])]
+    documents = torch.stack(rows)
+    hidden = model.hidden(_tokens(2, 12), documents=documents)
+    hidden[0][documents[0] == 1].square().sum().backward()
+    gradient = embedded[0].grad
+    assert gradient is not None
+    assert torch.equal(gradient[0].abs().sum(-1) > 0, documents[0] == 1)
+    assert not gradient[1].any()
 
 
 @torch.no_grad()
