@@ -53,3 +53,9 @@ class TrainingRefused(FulcrumError):
     def __init__(self, error: TrainerError) -> None:
         super().__init__(error.message, advice=error.advice)
         self.slug = error.slug
+
+
+class UnknownToolchain(FulcrumError):
+    """Versions of torch or ExecuTorch that exporting was not written for."""
+
+    blame, slug = Blame.INFRASTRUCTURE, "unknown-toolchain"

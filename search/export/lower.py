@@ -18,6 +18,7 @@ from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import OutputKind
 
 from device_agent.contracts import StateSpec
+from search.export.cuts import cuts
 
 
 def lower(
@@ -40,7 +41,7 @@ def lower(
         shapes.append({})
     inputs += [torch.zeros(state.shape) for state in states]
     shapes += [{} for _ in states]
-    with torch.no_grad(), _quiet():
+    with torch.no_grad(), _quiet(), cuts():
         dynamic = _shapes_of(module, shapes)
         exported = torch.export.export(module.eval(), tuple(inputs), dynamic_shapes=dynamic, strict=False)
         edge = to_edge_transform_and_lower(

@@ -1,0 +1,60 @@
+"""The cuts change how long an export takes, and not one byte of what it gives."""
+
+from contextlib import nullcontext
+
+import pytest
+from executorch.backends.xnnpack._passes import XNNPACKPassManager
+from torch.fx.traceback import NodeSource
+
+from device_agent.contracts import Quantisation
+from search.errors import UnknownToolchain
+from search.export import cuts, lower
+from search.export.pieces import AttentionPiece, ConvPiece, HeadPiece
+
+COMMON = {"width": 32, "chunk": 8, "quantisation": Quantisation(), "eps": 1e-5}
+PIECES = {
+    "conv": ConvPiece(kernel=3, **COMMON),  # type: ignore[arg-type]
+    "attention": AttentionPiece(heads=2, kv_heads=1, head_dim=16, context=16, theta=1e4, **COMMON),  # type: ignore[arg-type]
+    "head": HeadPiece(vocab_size=64, **COMMON),  # type: ignore[arg-type]
+}
+
+
+@pytest.mark.parametrize("name", PIECES)
+def test_the_bytes_are_those_of_the_plain_export(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    piece = PIECES[name]
+
+    def lowered() -> tuple[bytes, int]:
+        module = piece.module(piece.random_weights())
+        return lower.lower(module, piece.example(), piece.chunk, piece.takes_position, piece.states())
+
+    cut = lowered()
+    monkeypatch.setattr(lower, "cuts", nullcontext)
+    assert lowered() == cut
+
+
+def test_nothing_stays_cut() -> None:
+    before = NodeSource.__init__, XNNPACKPassManager.transform
+
+    def fail() -> None:
+        with cuts.cuts():
+            assert NodeSource.__init__ is not before[0]
+            assert XNNPACKPassManager.transform is not before[1]
+            raise RuntimeError("within")
+
+    with pytest.raises(RuntimeError, match="within"):
+        fail()
+    assert (NodeSource.__init__, XNNPACKPassManager.transform) == before
+    assert not hasattr(NodeSource, "__deepcopy__")
+
+
+def test_every_pass_that_may_be_skipped_exists() -> None:
+    known = {one.__name__ for one in XNNPACKPassManager(None).passes}
+    assert cuts.SKIPPED_UNLESS.keys() <= known
+
+
+@pytest.mark.parametrize(("library", "version"), [("executorch", "1.5.1"), ("torch", "2.14.0")])
+def test_other_versions_are_refused(library: str, version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = cuts.importlib.metadata.version
+    monkeypatch.setattr(cuts.importlib.metadata, "version", lambda name: version if name == library else real(name))
+    with pytest.raises(UnknownToolchain, match=f"{library} {version}"), cuts.cuts():
+        pass
