@@ -55,18 +55,14 @@ class Proxy:
 
     def cut(self) -> None:
         """Both ends see a reset."""
-        for end in self._sockets:
-            with contextlib.suppress(OSError):
-                end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-                end.shutdown(socket.SHUT_RD)  # wakes the pump, whose `finally` closes
-                end.close()
+        _reset(*self._sockets)
 
     def swallow(self) -> None:
         """From now on nothing gets through, and neither end is told."""
         self._swallowing.set()
 
     def _pump(self, source: socket.socket, sink: socket.socket, forth: bool) -> None:
-        with contextlib.suppress(OSError):
+        try:
             while data := source.recv(_STEP):
                 time.sleep(self._delay + (len(data) / self._rate if self._rate else 0))
                 if self._swallowing.is_set():
@@ -77,6 +73,8 @@ class Proxy:
                     self._count(len(data))
             if not self._swallowing.is_set():
                 sink.shutdown(socket.SHUT_WR)
+        except OSError:  # one end is gone: so is the other
+            _reset(source, sink)
 
     def _count(self, length: int) -> None:
         if self._left is None or self.happened.is_set():
@@ -85,3 +83,11 @@ class Proxy:
         if self._left <= 0:
             self.happened.set()
             getattr(self, self._then)()
+
+
+def _reset(*ends: socket.socket) -> None:
+    for end in ends:
+        with contextlib.suppress(OSError):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            end.shutdown(socket.SHUT_RD)  # wakes a pump that reads it
+            end.close()

@@ -304,7 +304,7 @@ def test_the_first_key_is_accepted_and_no_other(phone: VirtualPhone, session_key
     Link.connect(phone.address, session_key).close()
     other = ensure_key(tmp_path / "other")
     with pytest.raises(PhoneUnauthorised) as caught:
-        Link.connect(phone.address, other, 1.0)
+        Link.connect(phone.address, other, 3)
     assert "Allow USB debugging" in caught.value.advice
     Link.connect(phone.address, session_key).close()
 

@@ -68,7 +68,7 @@ def test_a_phone_that_a_server_has_is_reached_through_it(
     assert (done.exit_code, done.stdout, done.stderr) == (42, b"out\n", b"err\n")
     monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", "1")
     with pytest.raises(PhoneUnauthorised):
-        Link.connect(held.address, session_key, 1)
+        Link.connect(held.address, session_key, 3)
 
 
 def test_files_travel_through_the_server(through: Link, tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_an_unauthorised_phone_is_waited_for_until_its_prompt_is_accepted(
         adb("connect", phone.address)
         assert [found.state for found in discover() if found.serial == phone.address] == ["unauthorized"]
         with pytest.raises(PhoneUnauthorised) as caught:
-            Link.connect(phone.address, session_key, 1.2, on_prompt=lambda: prompts.append("again"))
+            Link.connect(phone.address, session_key, 3, on_prompt=lambda: prompts.append("again"))
         assert "Allow USB debugging" in caught.value.advice
         assert prompts == ["again"]
 
@@ -290,5 +290,5 @@ def test_a_phone_that_stays_offline_is_unreachable_in_time(session_key: Path, mo
         monkeypatch.setenv("ADB_SERVER_SOCKET", f"tcp:{port}")
         started = time.monotonic()
         with pytest.raises(PhoneUnreachable, match="offline"):
-            Link.connect("R5CX1234567", session_key, 1.2)
+            Link.connect("R5CX1234567", session_key, 3)
         assert time.monotonic() - started < 20

@@ -219,7 +219,7 @@ def test_a_prompt_is_told_once_and_waited_for(phone: VirtualPhone, session_key: 
     other = ensure_key(tmp_path / "other")
     prompts: list[str] = []
     with pytest.raises(PhoneUnauthorised):
-        Link.connect(phone.address, other, 1.0, on_prompt=lambda: prompts.append("shown"))
+        Link.connect(phone.address, other, 3, on_prompt=lambda: prompts.append("shown"))
     assert prompts == ["shown"]
 
     def accept() -> None:
@@ -245,7 +245,7 @@ def test_vendor_keys_open_phones_too(session_key: Path, tmp_path: Path, monkeypa
     with running(tmp_path / "phone") as phone:
         phone.root.keys.write_bytes(Signer(vendor).GetPublicKey() + b"\n")
         with pytest.raises(PhoneUnauthorised):
-            Link.connect(phone.address, session_key, 1.0)
+            Link.connect(phone.address, session_key, 3)
         for named in (vendor, vendor.parent):
             monkeypatch.setenv("ADB_VENDOR_KEYS", f"{named}:")
             with Link.connect(phone.address, session_key, 20) as link:

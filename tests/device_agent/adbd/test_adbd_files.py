@@ -111,7 +111,7 @@ def test_a_daemon_killed_during_a_push_is_an_error_and_the_next_push_is_whole(
     daemon: RealDaemon, session_key: Path, place: Path
 ) -> None:
     def kill() -> None:
-        eventually(lambda: any(part.stat().st_size > 1_000_000 for part in place.glob("object*")))
+        eventually(lambda: any(part.stat().st_size > 1_000_000 for part in place.glob("object*")), 60)
         daemon.kill()
 
     with Proxy(daemon.address, rate=50e6) as proxy, Link.connect(proxy.address, session_key, 30) as link:
