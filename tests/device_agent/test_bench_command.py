@@ -7,11 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 from bench_examples import program, sha256, stub_bundle
+from pydantic import ValidationError
 from small_server import Book, serving
 from typer.testing import CliRunner, Result
 
 from device_agent.contracts import Comparison, FulcrumError, Measurement, Protocol, canonical_json, content_hash
 from device_agent.virtual import VirtualPhone
+from search.spec import SearchSpec
 from server.cli.bench import read_protocol
 from server.cli.main import application
 from server.client import Client
@@ -63,6 +65,18 @@ def test_what_was_not_exported_cannot_be_measured(bench: Callable[..., Result], 
     failed = bench("measure", "a-search", number)
     assert isinstance(failed.exception, FulcrumError)
     assert f"no exported candidate {number}" in failed.exception.message
+
+
+def test_a_search_takes_a_preset_or_a_protocol_of_old() -> None:
+    def protocol(given: dict[str, object]) -> Protocol:
+        body = {"corpus": "c", "phones": ["p"], "protocol": given}
+        return SearchSpec.model_validate_json(json.dumps(body)).protocol
+
+    assert protocol({"preset": "standard"}) == Protocol.preset("standard")
+    assert protocol({"preset": "standard", "blocks": 9}).blocks == 9
+    assert protocol({"prefill_tokens": 64, "threads": 2}) == Protocol(prefill_tokens=64, threads=2)
+    with pytest.raises(ValidationError, match="there is no preset"):
+        protocol({"preset": "best"})
 
 
 def test_a_protocol_is_a_name_or_a_file(tmp_path: Path) -> None:

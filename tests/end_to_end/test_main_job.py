@@ -88,7 +88,7 @@ def _facts(candidate: CandidateView) -> object:
     return candidate.architecture, candidate.params, candidate.profiles
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1500)
 def test_search_survives_kills_of_server_and_agent(house: House, spec: SearchSpec) -> None:
     client, processes = house.client, house.processes
     search = client.submit_search(spec).id
@@ -96,7 +96,7 @@ def test_search_survives_kills_of_server_and_agent(house: House, spec: SearchSpe
     def measured() -> list[CandidateView]:
         return [c for c in client.candidates(search) if c.profiles]
 
-    processes.until("a candidate is measured", lambda: bool(measured()), 180)
+    processes.until("a candidate is measured", lambda: bool(measured()), 400)
     before = {c.number: c for c in client.candidates(search)}
     processes.kill("server")
     with pytest.raises(FulcrumError, match="no answer"):
@@ -107,7 +107,7 @@ def test_search_survives_kills_of_server_and_agent(house: House, spec: SearchSpe
     }.items()
 
     already = len(measured())
-    processes.until("the next job is on the phone", lambda: client.phone(house.serial).job is not None, 180)
+    processes.until("the next job is on the phone", lambda: client.phone(house.serial).job is not None, 400)
     processes.kill("agent")
     house.start_agent()
     processes.until("the search goes on", lambda: len(measured()) > already, 120)
@@ -133,7 +133,7 @@ def test_search_survives_kills_of_server_and_agent(house: House, spec: SearchSpe
     assert max(int(str(attempts)) for _, _, attempts in jobs) >= 2
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1500)
 def test_winner_is_trained_and_talks_on_the_phone(house: House, spec: SearchSpec) -> None:
     client = house.client
     search = client.searches()[0]
