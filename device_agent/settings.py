@@ -156,7 +156,7 @@ def over_the_air(address: str) -> bool:
     """Whether a link's address is one of a network: neither USB nor this host's own loopback (a tunnel of adb's)."""
     host, colon, _ = address.rpartition(":")
     if not colon:
-        return False
+        return "._adb" in address  # as the adb server names phones that it found by mDNS
     try:
         return not ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -171,6 +171,7 @@ class Protocol(Wire):
         return prefills + decodes
 
 
+_CALM = {"load_per_core": 0.3, "battery_percent": 30, "memory_available_bytes": 10**9}
 _PRESETS: dict[str, dict[str, Any]] = {
     "quick": {},  # ranks candidates within a search: minutes on a phone, waits for no load
     "standard": {  # compares Programs: warm, gated, rejected and run again
@@ -182,7 +183,7 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "repetition_seconds": 1.0,
         "max_seconds": 60.0,
         "blocks": 5,
-        "gates": {"load_per_core": 0.3, "battery_percent": 30, "wait_seconds": 600.0},
+        "gates": {**_CALM, "wait_seconds": 600.0},
         "limits": {"reruns": 2},
         "cool_down_seconds": 10.0,
         "settings": ("stay-awake",),
@@ -199,7 +200,7 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "blocks": 5,
         "cores": "big",
         "threads": None,
-        "gates": {"load_per_core": 0.3, "battery_percent": 30, "wait_seconds": 1800.0, "poll_seconds": 10.0},
+        "gates": {**_CALM, "wait_seconds": 1800.0, "poll_seconds": 10.0},
         "limits": {"reruns": 2},
         "cool_down_seconds": 30.0,
         "settings": ("airplane-mode", "stay-awake", "fixed-performance", "screen-off"),

@@ -154,6 +154,7 @@ def test_a_measurement_records_its_settings(link: Link, phone: VirtualPhone, tmp
 def test_airplane_mode_never_cuts_its_own_link() -> None:
     assert over_the_air("192.168.1.7:5555")
     assert over_the_air("phone.local:5555")
+    assert over_the_air("adb-R5CX1234567-a1b2c3._adb-tls-connect._tcp")
     assert not over_the_air("127.0.0.1:5599")
     assert not over_the_air("localhost:5599")
     assert not over_the_air("R5CX1234567")
