@@ -60,12 +60,15 @@ class Bench:
         process_seconds: float = 900.0,
         clock: Clock | None = None,
         lease_seconds: int = LEASE_SECONDS,
+        keep_free_bytes: int = 1 << 30,
     ) -> None:
         """`process_seconds` bounds each process on the phone; `lease_seconds` is how long the phone waits for a bench
-        that has gone before it puts its settings back.
+        that has gone before it puts its settings back. Where a push would leave less than `keep_free_bytes` of the
+        phone's storage, what earlier jobs left there goes first.
         """
         self._clock = clock or Clock()
         self._lease_seconds = lease_seconds
+        self._keep_free_bytes = keep_free_bytes
         self._link = link
         self._runners = (runner,) if isinstance(runner, RunnerBundle) else tuple(runner)
         self._serial = serial
@@ -93,6 +96,8 @@ class Bench:
             phone = PhoneUnderTest(self._link, self._serial, self._abi, self._facts)
             return self_check(phone, self._runners, job, files, self._process_seconds)
         runner = self._runner_for(job.program)
+        if self._scarce(job.program):
+            runner.sweep(job.program)
         transfer = runner.push(job.program, files)
         if isinstance(job, MeasureJob):
             return self._measure(job, runner, transfer)
@@ -129,6 +134,10 @@ class Bench:
     def _runner_for(self, program: Program) -> PhoneRunner:
         bundle = pick(self._runners, self._serial, self._abi, program)
         return PhoneRunner(self._link, bundle, self._process_seconds)
+
+    def _scarce(self, program: Program) -> bool:
+        free = self._facts.free_bytes
+        return free is not None and free < self._keep_free_bytes + sum(program.files.values())
 
     def _measure(self, job: MeasureJob, runner: PhoneRunner, transfer: Transfer) -> Measurement:
         series = self._series(job, runner)

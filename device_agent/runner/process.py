@@ -26,7 +26,17 @@ done < /proc/self/status; } 2>/dev/null
 done < /proc/stat; } 2>/dev/null
 exec "$@" """
 _PUSH_SECONDS = 1800.0
+_SWEEP_SECONDS = 120.0
 _OUT_OF_MEMORY = "The Program does not fit on this phone: tighten the memory budget or the context length."
+
+
+_SWEEP = """home=$1
+shift
+for f in "$home"/objects/* "$home"/plans/* "$home"/runners/*/*; do
+  [ -f "$f" ] || continue
+  for kept; do [ "$kept" = "$f" ] && continue 2; done
+  rm -f "$f"
+done"""
 
 
 class PhoneRunner:
@@ -42,6 +52,13 @@ class PhoneRunner:
         """What must lie on the phone for this Program: path to content."""
         objects = {f"{HOME}/{path}": name for name, path in objects_of(program).items()}
         return objects | {f"{self._directory}/{file.name}": file.sha256 for file in self._bundle.manifest.files}
+
+    def sweep(self, program: Program) -> None:
+        """Delete what other jobs left on the phone: objects and plans that this Program has no use for, other runners.
+
+        All of it is named by its content and can be pushed again.
+        """
+        self._link.script(_SWEEP, HOME, *self.files(program), timeout=_SWEEP_SECONDS)
 
     def push(self, program: Program, files: Mapping[Sha256, Path]) -> Transfer:
         """Make the Program's files and the runner's be there; `files` maps the Program's to where they lie here.

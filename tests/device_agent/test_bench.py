@@ -43,6 +43,18 @@ def test_what_the_phone_has_is_not_pushed_again(link: Link, tmp_path: Path) -> N
     assert (result.transfer.pushed_bytes, result.transfer.pushed_files, result.transfer.kept_files) == (0, 0, 2)
 
 
+def test_what_earlier_jobs_left_goes_where_storage_is_scarce(link: Link, phone: VirtualPhone, tmp_path: Path) -> None:
+    home = phone.root.directory / "data/local/tmp/fulcrum"
+    run(link, tmp_path, measure_job(b"old"), b"old")
+    run(link, tmp_path, measure_job(b"fine"), b"fine")
+    assert {path.name for path in (home / "objects").iterdir()} == {sha256(b"old"), sha256(b"fine")}
+    bench = Bench(link, stub_bundle(tmp_path / "runner"), serial="phone:1", keep_free_bytes=1 << 60)
+    result = bench.run(measure_job(b"fine"), {sha256(b"fine"): tmp_path / "program.pte"})
+    assert isinstance(result, Measurement)
+    assert [path.name for path in (home / "objects").iterdir()] == [sha256(b"fine")]
+    assert (result.transfer.pushed_files, result.transfer.kept_files) == (0, 2)  # the runner stayed, too
+
+
 def test_a_generation_brings_its_tokens(link: Link, tmp_path: Path) -> None:
     result = run(link, tmp_path, generate_job(), b"fine")
     assert isinstance(result, Generation)

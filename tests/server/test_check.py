@@ -1,6 +1,6 @@
 """The token check lets right phones pass, and catches those whose error is above the rounding of activations.
 
-Smaller ones it cannot tell from rounding. With these untrained weights those are two KV heads swapped (a fifth to a third
+Smaller ones it cannot tell from rounding. With these untrained weights: two KV heads swapped (a fifth to a third
 of the bound), half of the KV cache lost (0.6) and a scrambled matrix of an FFN (0.8). In a small model after 300 steps
 of training, swapped KV heads and a scrambled layer move logits by four to eleven times the bound; a q-norm without its
 weights, and positions off by one, by a third of it.
