@@ -20,24 +20,25 @@ _GRACE_SECONDS = 2
 
 # adbd makes the shell the leader of a session and sends it SIGHUP when its stream ends, and only that: what the shell
 # started would live on, and all of it when adbd itself dies, or when the host falls silent without a word. So the shell
-# stays, as its group's keeper. It ends the group on SIGHUP; `w` does when standard input ends, as at adbd's death; `t`
-# after the deadline. When the program has ended, so do the helpers (by SIGKILL: a mksh that is only just forked loses a
-# SIGTERM) and the rest of the group, `t`'s sleep in it. The helpers let go of the outputs, for adbd waits until nobody
-# holds these, by `exec`: mksh keeps a copy of what is redirected otherwise. They start while the program does already,
-# and `kill` names the group by its leader, so that a shell that leads none kills nothing.
+# stays as its group's keeper, and waits for a sleep `s` as long as the deadline. The program's own keeper `p` ends that
+# sleep when the program has ended. If it ends by itself, or on SIGHUP, or when standard input does (that is `w`, for
+# adbd's death), the group is killed. What a program leaves behind when it ends lives on.
+# `w` lets go of the outputs, for adbd waits until nobody holds these, by `exec`: mksh keeps a copy of what else is
+# redirected; and it dies by SIGKILL: a mksh that is only just forked loses a SIGTERM. mksh tells of deaths on a waiting
+# shell's standard error. `kill` names the group by its leader, so that a shell that leads none kills nothing.
 _GUARDED = (
     "exec 3<&0 </dev/null; trap 'kill -9 -$$' HUP; "
-    "({exports}exec {command}) 3<&- & p=$!; "
+    "sleep {seconds} >/dev/null 2>&1 3<&- & s=$!; "
+    "( ({exports}exec {command}) & wait $! 2>/dev/null; c=$?; kill -9 $s; exit $c) 3<&- & p=$!; "
     "(exec <&3 >/dev/null 2>&1 3<&-; while read -r x; do :; done; kill -9 -$$) & w=$!; "
-    "(exec >/dev/null 2>&1 3<&-; sleep {seconds}; kill -9 -$$) & t=$!; "
-    "exec 3<&-; wait $p; c=$?; kill -9 $w $t; trap '' TERM; kill -15 -$$; exit $c"
+    "exec 3<&-; wait $s 2>/dev/null && kill -9 -$$; wait $p; c=$?; kill -9 $w; exit $c"
 )
 
 
 def command_line(argv: Sequence[Word], env: Mapping[str, str], seconds: float) -> bytes:
     """The text for a phone's `sh -c` that runs a program with exactly these arguments, and ends it when we go.
 
-    Standard input is empty. A process that leaves the shell's group (`setsid`) outlives it: that is how a phone is told
+    Standard input is empty. A process that leaves the shell's group (`setsid`) outlives us: that is how a phone is told
     to tidy up by itself. POSIX alone is used: Android's shell is mksh, a virtual phone's is the host's.
 
     Raises:

@@ -47,7 +47,8 @@ def test_round_trip_with_exit_code_and_two_outputs(link: Link) -> None:
     assert "MIRBSD KSH" in link.script("echo $KSH_VERSION", timeout=30)
     done = link.shell(["sh", "-c", "echo out; echo err >&2; exit 42"], 30)
     assert (done.exit_code, done.stdout, done.stderr) == (42, b"out\n", b"err\n")
-    assert link.shell(["sh", "-c", "kill -SEGV $$"], 30).exit_code == 128 + signal.SIGSEGV
+    dead = link.shell(["sh", "-c", "kill -SEGV $$"], 30)
+    assert (dead.exit_code, dead.stderr) == (128 + signal.SIGSEGV, b"")
     assert link.shell(["no-such-program"], 30).exit_code == 127
     assert link.shell(["cat"], 30).stdout == b""
 
@@ -88,6 +89,13 @@ def test_what_is_to_outlive_us_can(link: Link, tmp_path: Path) -> None:
     eventually(lambda: group(number) == [])
     (tmp_path / "go").touch()
     eventually(lambda: (tmp_path / "tidied").exists())
+
+
+def test_what_is_left_in_the_background_survives_the_commands_own_end(link: Link, tmp_path: Path) -> None:
+    """Also when it had no time to leave the group."""
+    for turn in range(10):
+        link.script(f"setsid sh -c 'sleep 0.2; touch {tmp_path}/{turn}' </dev/null >/dev/null 2>&1 &", timeout=30)
+    eventually(lambda: len(list(tmp_path.iterdir())) == 10)
 
 
 def test_a_deadline_is_kept_and_ends_the_command(link: Link, tmp_path: Path) -> None:
