@@ -94,8 +94,8 @@ def test_what_is_to_outlive_us_can(link: Link, tmp_path: Path) -> None:
 def test_what_is_left_in_the_background_survives_the_commands_own_end(link: Link, tmp_path: Path) -> None:
     """Also when it had no time to leave the group."""
     for turn in range(10):
-        link.script(f"setsid sh -c 'sleep 0.2; touch {tmp_path}/{turn}' </dev/null >/dev/null 2>&1 &", timeout=30)
-    eventually(lambda: len(list(tmp_path.iterdir())) == 10)
+        link.script(f"setsid sh -c 'sleep 0.2; touch {tmp_path}/left-{turn}' </dev/null >/dev/null 2>&1 &", timeout=30)
+    eventually(lambda: len(list(tmp_path.glob("left-*"))) == 10)
 
 
 def test_a_deadline_is_kept_and_ends_the_command(link: Link, tmp_path: Path) -> None:
