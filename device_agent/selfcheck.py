@@ -79,6 +79,7 @@ def self_check(
         runner=bundle.label if bundle else None,
         runner_bundle=bundle.id if bundle else None,
         executorch=bundle.manifest.executorch if bundle else None,
+        fingerprint=phone.facts.fingerprint,
         steps=tuple(steps),
         taken_at=datetime.now(UTC),
     )

@@ -103,7 +103,11 @@ class SelfChecks:
         return view
 
     def onto(self, phones: Sequence[PhoneView]) -> list[PhoneView]:
-        """The phones, each with its last finished check, or else the open one."""
+        """The phones, each with its last finished check, or else the open one.
+
+        A check counts for the Android build that it was made on: an update, or another phone at the same address, is
+        to be checked anew.
+        """
         with self._database.read() as session:
             shown: dict[str, SelfCheckView] = {}
             for row in _checks(session, [phone.serial for phone in phones]):
@@ -111,7 +115,14 @@ class SelfChecks:
                 if known is None or not known.finished:
                     view = _view(session, row)
                     shown[row.serial] = view if view.finished or known is None else known
-        return [phone.model_copy(update={"self_check": shown.get(phone.serial)}) for phone in phones]
+        return [_with(phone, shown.get(phone.serial)) for phone in phones]
+
+
+def _with(phone: PhoneView, check: SelfCheckView | None) -> PhoneView:
+    now = phone.facts.fingerprint if phone.facts else None
+    if check is not None and check.steps and now is not None and now != check.fingerprint:
+        check = check.model_copy(update={"outdated": True})
+    return phone.model_copy(update={"self_check": check})
 
 
 def _checks(session: Session, serials: Iterable[str]) -> Sequence[SelfCheckRow]:
@@ -136,6 +147,7 @@ def _view(session: Session, row: SelfCheckRow) -> SelfCheckView:
         runner=None if result is None else result.runner,
         runner_bundle=None if result is None else result.runner_bundle,
         executorch=None if result is None else result.executorch,
+        fingerprint=None if result is None else result.fingerprint,
         steps=() if result is None else result.steps,
         fault=fault,
     )

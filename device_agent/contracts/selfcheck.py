@@ -58,6 +58,7 @@ class SelfCheck(Wire):
     runner: str | None = Field(description="Runner id and ExecuTorch version that ran it")
     runner_bundle: Sha256 | None = Field(description="Hash of the runner's manifest")
     executorch: str | None
+    fingerprint: str | None = Field(default=None, description="The Android build that it was made on")
     steps: Annotated[tuple[CheckStep, ...], Field(min_length=1)]
     taken_at: AwareDatetime
 

@@ -114,12 +114,16 @@ class SelfCheckView(View):
     steps: tuple[CheckStep, ...]
     fault: Fault | None = Field(description="Why there was no result at all")
     waiting: str | None = Field(default=None, description="What keeps a queued check from running")
+    fingerprint: str | None = Field(default=None, description="The Android build that it was made on")
+    outdated: bool = Field(
+        default=False, description="Made on another Android build, or another phone, than is there now"
+    )
 
     @computed_field  # type: ignore[prop-decorator]  # mypy knows no decorated properties (python/mypy#1362)
     @property
     def passed(self) -> bool:
         """Whether the phone's figures count."""
-        return self.state == "passed"
+        return self.state == "passed" and not self.outdated
 
     @property
     def finished(self) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import uvicorn
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from device_agent.agent import Agent, AgentSettings
 from device_agent.contracts import CheckName
@@ -23,6 +23,7 @@ from server.api.app import create_app
 from server.api.views import SelfCheckView
 from server.cli.main import application
 from server.client import Client
+from server.golden import golden_key
 from server.services import Services
 from server.settings import Settings
 
@@ -125,7 +126,9 @@ def test_a_damaged_program_fails(service: Service, runner: RunnerBundle, tmp_pat
     assert "not passed" in said
 
 
-def test_a_runner_that_lies_fails(service: Service, runner: RunnerBundle, tmp_path: Path) -> None:
+@pytest.fixture
+def liar(runner: RunnerBundle, tmp_path: Path) -> Path:
+    """The real runner behind a script that alters one logit of each row."""
     directory = tmp_path / "liar"
     directory.mkdir()
     (directory / "fulcrum-runner").write_bytes((runner.directory / "fulcrum-runner").read_bytes())
@@ -134,7 +137,11 @@ def test_a_runner_that_lies_fails(service: Service, runner: RunnerBundle, tmp_pa
         RunnerFile(name=name, sha256=hash_of(directory / name), executable=True) for name in ("fulcrum-runner", "liar")
     )
     seal(directory, runner.manifest.model_copy(update={"files": files, "argv": ("{dir}/liar", "{plan}")}))
-    with attached(service, directory, tmp_path) as serial:
+    return directory
+
+
+def test_a_runner_that_lies_fails(service: Service, liar: Path, tmp_path: Path) -> None:
+    with attached(service, liar, tmp_path) as serial:
         check, code, said = checked(service, serial)
     assert (check.state, code) == ("failed", 1)
     assert (check.steps[-1].name, check.steps[-1].ok) == (CheckName.GOLDEN, False)
@@ -154,3 +161,25 @@ def test_a_runner_of_another_version_fails(service: Service, runner: RunnerBundl
     (step,) = check.steps
     assert (step.name, step.ok) == (CheckName.RUNNER, False)
     assert f"ExecuTorch {runner.manifest.executorch}, the runner native-host has {VERSION}" in step.message
+
+
+def test_runner_check_runs_a_hosts_runner_on_a_phone_made_for_the_moment(
+    service: Service, runner: RunnerBundle, liar: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = service.services.golden()
+    kept = tmp_path / ".fulcrum/golden" / golden_key()
+    kept.mkdir(parents=True)
+    for name in made.program.files:
+        (kept / name).write_bytes(service.services.artifacts.get(name))
+    (kept / "golden.json").write_text(made.model_dump_json())
+    monkeypatch.chdir(tmp_path)
+
+    def check(bundle: Path) -> Result:
+        return CliRunner().invoke(application(), ["runner", "check", str(bundle), "--home", str(tmp_path / "none")])
+
+    honest, lying = check(runner.directory), check(liar)
+    assert honest.exit_code == 0, honest.output
+    assert "files are whole" in honest.output
+    assert "within rounding" in honest.output
+    assert lying.exit_code == 1, lying.output
+    assert "FAILED" in lying.output

@@ -109,6 +109,27 @@ def test_an_open_check_does_not_hide_the_finished_one(
     assert flagged.steps[-1].message == "golden seen"
 
 
+def test_a_check_counts_for_the_android_that_it_was_made_on(services: Services, checks: SelfChecks) -> None:
+    def seen_with(fingerprint: str) -> None:
+        (sighting,) = report("one").phones
+        assert sighting.facts is not None
+        facts = sighting.facts.model_copy(update={"fingerprint": fingerprint})
+        updated = report("one").model_copy(update={"phones": (sighting.model_copy(update={"facts": facts}),)})
+        services.fleet.report("bench", updated)
+
+    seen_with("build-1")
+    checks.request("one")
+    checks.prepare()
+    answer(services, Success(result=result().model_copy(update={"fingerprint": "build-1"})))
+    before = shown(services, checks)
+    assert before is not None
+    assert (before.passed, before.outdated) == (True, False)
+    seen_with("build-2")
+    after = shown(services, checks)
+    assert after is not None
+    assert (after.passed, after.outdated, after.state) == (False, True, "passed")
+
+
 def test_a_check_whose_job_fails_says_why(services: Services, checks: SelfChecks) -> None:
     asked = checks.request("one")
     checks.prepare()

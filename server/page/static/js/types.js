@@ -88,7 +88,7 @@
  * @property {SelfCheck|null} self_check
  *
  * @typedef {{name: string, ok: boolean, message: string, figures: Record<string, number>}} CheckStep
- * @typedef {{id: string, state: "preparing"|"queued"|"running"|"passed"|"failed", passed: boolean,
+ * @typedef {{id: string, state: "preparing"|"queued"|"running"|"passed"|"failed", passed: boolean, outdated: boolean,
  *   finished_at: string|null, runner: string|null, steps: CheckStep[], fault: Fault|null}} SelfCheck
  *
  * @typedef {{name: string, state: WorkState, before: Record<string, number>, after: Record<string, number>,

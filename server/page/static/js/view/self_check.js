@@ -20,6 +20,7 @@ function Passed({ check }) {
 
 /** Where it failed, or where it is. @param {{check: SelfCheck}} props */
 function NotPassed({ check }) {
+  if (check.outdated) return html`<strong>not passed</strong> since Android changed: test it again`;
   if (check.state !== "failed") return html`${check.state}`;
   const last = check.steps.at(-1);
   return html`<strong>not passed</strong>${last ? `, at ${last.name}: ${last.message}` : check.fault && `: ${check.fault.message}`}`;
