@@ -8,14 +8,13 @@ import java.util.List;
 final class Chain {
   private final Plan plan;
   private final List<Stage> stages = new ArrayList<>();
-  private final long[] stageNs;
+  private long[] stageNs = {};
   private long position = 0;
   private long marked = 0;
 
   Chain(Plan plan, Stage.Loader loader) {
     this.plan = plan;
     for (Plan.Stage stage : plan.stages) stages.add(loader.load(stage, plan.threads));
-    stageNs = new long[stages.size()];
   }
 
   void clear() {
@@ -34,7 +33,11 @@ final class Chain {
     for (Stage stage : stages) stage.rewind();
   }
 
-  /** The time that each stage took in the last `feed`. */
+  /** From now on `stageNs` has the time that each stage took in the last `feed`; else no clock is read in between. */
+  void timeStages() {
+    stageNs = new long[stages.size()];
+  }
+
   long[] stageNs() {
     return stageNs;
   }
@@ -59,9 +62,9 @@ final class Chain {
       // Logits of an unfinished prompt are read by nobody; a last stage without state may be left out.
       boolean head = i + 1 == stages.size();
       if (head && !lastChunk && i > 0 && !stages.get(i).hasState()) break;
-      long start = System.nanoTime();
+      long start = stageNs.length == 0 ? 0 : System.nanoTime();
       value = stages.get(i).run(value, position);
-      stageNs[i] += System.nanoTime() - start;
+      if (stageNs.length > 0) stageNs[i] += System.nanoTime() - start;
       if (head && value.numbers.length != plan.vocab) {
         throw new IllegalStateException("the last stage did not give [1, 1, vocab]");
       }

@@ -21,7 +21,10 @@ final class Loop {
     answer.done(Memory.peakBytes(), Memory.cpuNs());
   }
 
-  /** Java cannot ask the kernel to drop files from its page cache: all that was there is still there, and it says so. */
+  /**
+   * A load and nothing else, of files that may lie in the page cache: neither Java nor android.system.Os has
+   * posix_fadvise, which would drop them. So it says that all of them stayed, and the agent flags the load as a warm one.
+   */
   private void load(Stage.Loader loader) {
     long start = System.nanoTime();
     chain = new Chain(plan, loader);

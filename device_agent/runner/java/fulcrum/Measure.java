@@ -90,11 +90,12 @@ final class Measure {
     });
   }
 
-  /** The main workload with the clocks around every stage read out. */
+  /** The main workload with a clock around every stage; what the clocks cost makes it unfit for any other figure. */
   void stages() {
     long[] prompt = syntheticPrompt(plan.prefill, plan.vocab);
     long[][] prefills = new long[plan.stages.size()][plan.repetitions];
     long[][] decodes = new long[plan.stages.size()][plan.repetitions * plan.decode];
+    chain.timeStages();
     for (int run = -plan.warmup; run < plan.repetitions; run++) {
       prefill(prompt);
       note(prefills, run);

@@ -2,6 +2,7 @@ package fulcrum;
 
 import java.io.ByteArrayOutputStream;
 import java.io.FileInputStream;
+import java.io.FileNotFoundException;
 import java.io.FileOutputStream;
 import java.io.IOException;
 import java.io.InputStream;
@@ -32,7 +33,10 @@ final class Memory {
     return -1;
   }
 
-  /** Processor time of all threads, to a hundredth of a second. */
+  /**
+   * Processor time of all threads that are and were, to a hundredth of a second. /proc/self/schedstat is finer, but of
+   * the first thread alone; android.os.Process is on no host.
+   */
   static long cpuNs() throws IOException {
     String stat = read("/proc/self/stat");
     String[] fields = stat.substring(stat.lastIndexOf(')') + 2).split(" ");
@@ -40,7 +44,16 @@ final class Memory {
   }
 
   static void tell(Answer answer, String when) throws IOException {
-    answer.memory(when, read("/proc/self/status"), read("/proc/self/smaps_rollup"));
+    answer.memory(when, read("/proc/self/status"), rollup());
+  }
+
+  /** Empty where it cannot be opened (Linux has it from 4.14 on); what it would have said is unknown to the agent. */
+  private static String rollup() throws IOException {
+    try {
+      return read("/proc/self/smaps_rollup");
+    } catch (FileNotFoundException absent) {
+      return "";
+    }
   }
 
   /** Starting up touches more memory than stays: the mark begins anew, where the kernel lets us. */

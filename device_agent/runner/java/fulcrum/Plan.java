@@ -94,15 +94,15 @@ final class Plan {
         case "decode": decode = Integer.parseInt(words[1]); break;
         case "warmup": warmup = Integer.parseInt(words[1]); break;
         case "repetitions": repetitions = Integer.parseInt(words[1]); break;
-        case "warmup_seconds": warmupSeconds = Double.parseDouble(words[1]); break;
-        case "repetition_seconds": repetitionSeconds = Double.parseDouble(words[1]); break;
-        case "max_seconds": maxSeconds = Double.parseDouble(words[1]); break;
+        case "warmup_seconds": warmupSeconds = seconds(words[1]); break;
+        case "repetition_seconds": repetitionSeconds = seconds(words[1]); break;
+        case "max_seconds": maxSeconds = seconds(words[1]); break;
         case "memory_ms": memoryMs = Integer.parseInt(words[1]); break;
         case "workload":
           further.add(new Workload(words[1], Integer.parseInt(words[2]), Integer.parseInt(words[3])));
           break;
         case "prompt": prompt = numbers(words, 1); break;
-        case "stage": stages.add(new Stage(words[1], Integer.parseInt(words[2]) != 0)); break;
+        case "stage": stages.add(new Stage(words[1], flag(words[2]))); break;
         case "state":
           stages.get(stages.size() - 1).states.add(new State(words[1].equals("in_place"), numbers(words, 2)));
           break;
@@ -111,6 +111,18 @@ final class Plan {
     } catch (IndexOutOfBoundsException | NumberFormatException error) {
       throw new IllegalArgumentException("the plan has a malformed line: " + line);
     }
+  }
+
+  private static boolean flag(String word) {
+    if (!word.equals("0") && !word.equals("1")) throw new NumberFormatException(word);
+    return word.equals("1");
+  }
+
+  /** Java reads NaN as a number, which no clock would ever reach. */
+  private static double seconds(String word) {
+    double value = Double.parseDouble(word);
+    if (Double.isNaN(value) || Double.isInfinite(value)) throw new NumberFormatException(word);
+    return value;
   }
 
   private static long[] numbers(String[] words, int from) {

@@ -7,7 +7,7 @@ final class Sampler implements Runnable {
   private final int milliseconds;
   private final Thread thread = new Thread(this, "memory");
   private volatile boolean stopped = false;
-  private volatile IOException failure;
+  private Exception failure; // as peak and count: read after the thread has ended
   private long peak = 0;
   private long count = 0;
 
@@ -20,15 +20,13 @@ final class Sampler implements Runnable {
   @Override
   public void run() {
     try {
-      while (!stopped) {
+      do {
         peak = Math.max(peak, Memory.residentBytes());
         count++;
         Thread.sleep(milliseconds);
-      }
-    } catch (IOException error) {
+      } while (!stopped);
+    } catch (Exception error) {
       failure = error;
-    } catch (InterruptedException end) {
-      Thread.currentThread().interrupt();
     }
   }
 
@@ -39,7 +37,7 @@ final class Sampler implements Runnable {
     } catch (InterruptedException end) {
       Thread.currentThread().interrupt();
     }
-    if (failure != null) throw failure;
+    if (failure != null) throw new IOException("memory could not be sampled: " + failure);
     answer.sampled(peak, count);
   }
 }
