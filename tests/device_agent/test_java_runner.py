@@ -139,6 +139,11 @@ def test_golden_mode_tells_every_logit(classes: Path, tmp_path: Path) -> None:
     assert fed == ["fed 0 [1, 7, 3, 2]", "fed 4 [5]", "fed 5 [6]", "fed 6 [4]"] * 2
 
 
+def test_every_repetition_begins_without_state(classes: Path, tmp_path: Path) -> None:
+    lines, _, _ = run(classes, tmp_path, golden_plan(PROGRAM, (3, 2), 1, 2, PATHS))
+    assert parse_golden(lines).logits == [logits((3,)), logits((3, 2))] * 2
+
+
 def test_generate_mode_is_greedy(classes: Path, tmp_path: Path) -> None:
     job = GenerateJob(program=PROGRAM, prompt=(1, 2, 3, 4, 5), new_tokens=6)
     lines, _, _ = run(classes, tmp_path, generate_plan(job, PATHS))
