@@ -94,7 +94,7 @@ class _Session:
     async def send1(self, name: str) -> None:
         """SEND "path,mode"."""
         path, _, mode = name.rpartition(",")
-        await self._store(path, int(mode) if mode.isdigit() else 0o644)
+        await self._store(path, int(mode) if mode.isdecimal() else 0o644)
 
     async def send2(self, name: str) -> None:
         """SND2 path, then its mode and flags."""

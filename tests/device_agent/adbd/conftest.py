@@ -1,7 +1,7 @@
 """Tests against AOSP's own daemon run in network and mount namespaces of their own, for it has no authentication.
 
-The tests of this folder that were chosen are run together by a second pytest inside, and what it reports of each is
-reported here as it is. That works for root and, by a user namespace, for everybody else. Inside, /bin/sh is mksh, which
+The tests of a file that were chosen are run together by a second pytest inside, and what it reports of each is reported
+here as it is. That works for root and, by a user namespace, for everybody else. Inside, /bin/sh is mksh, which
 is what Android calls sh.
 """
 
@@ -27,17 +27,18 @@ def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
     if _INSIDE in os.environ or HERE not in item.path.parents:
         return None
     hook, session = item.ihook, item.session
-    if _REPORTS not in session.stash:
-        session.stash[_REPORTS] = _run_inside(session)
+    reports = session.stash.setdefault(_REPORTS, {})
+    if item.nodeid not in reports:
+        reports |= _run_inside(session, item.path)
     hook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-    for report in session.stash[_REPORTS][item.nodeid]:
+    for report in reports[item.nodeid]:
         hook.pytest_runtest_logreport(report=report)
     hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
     return True
 
 
-def _run_inside(session: pytest.Session) -> dict[str, list[Any]]:
-    chosen = [item.nodeid for item in session.items if HERE in item.path.parents]
+def _run_inside(session: pytest.Session, path: Path) -> dict[str, list[Any]]:
+    chosen = [item.nodeid for item in session.items if item.path == path]
     root = session.config.rootpath
     file = Path(str(session.config._tmp_path_factory.mktemp("inside"))) / "reports"  # type: ignore[attr-defined]
     mapped = [] if os.geteuid() == 0 else ["--map-root-user"]
