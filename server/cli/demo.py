@@ -141,7 +141,18 @@ def _register(household: "Household", client: "Client", serial: str) -> None:
         return phone.state is PhoneState.READY and phone.last_seen is not None and phone.last_seen > begun
 
     household.wait_until("The phone's proof by a round trip", proved, 60)
+    _check(household, client, serial)
     show_phones.table([client.phone(serial)])
+
+
+def _check(household: "Household", client: "Client", serial: str) -> None:
+    """A phone's figures count once it has passed its self-check. One that fails goes on, flagged wherever it stands."""
+    from server.cli import show
+    from server.cli.phone_selfcheck import follow_check
+
+    known = client.phone(serial).self_check
+    if known is None or not known.passed:
+        show.self_check(follow_check(client, serial, household.check))
 
 
 def _spec(client: "Client", serial: str, budgets: "Budgets", candidates: int, tokens: float) -> "SearchSpec":

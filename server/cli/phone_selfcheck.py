@@ -8,7 +8,10 @@ import typer
 from server.cli.options import DEFAULT_SERVER, JsonOption, ServerOption, connect
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from server.api.views import SelfCheckView
+    from server.client import Client
 
 _POLL_SECONDS = 0.5
 
@@ -30,17 +33,27 @@ def self_check(
     from server.cli import show
 
     with connect(server) as client:
-        check = client.test_phone(serial)
-        said = ""
-        while not check.finished:
-            if (now := _doing(check)) != said and not json:
-                show.console.print(now)
-            said = now
-            time.sleep(_POLL_SECONDS)
-            check = client.phone_test(serial, check.id)
+        check = follow_check(client, serial, quiet=json)
     show.as_json(check) if json else show.self_check(check)
     if not check.passed:
         raise typer.Exit(1)
+
+
+def follow_check(
+    client: "Client", serial: str, tick: "Callable[[], None]" = lambda: None, *, quiet: bool = False
+) -> "SelfCheckView":
+    """Ask for a phone's self-check and say what it waits for; `tick` is called between looks. The finished check."""
+    from server.cli import show
+
+    check, said = client.test_phone(serial), ""
+    while not check.finished:
+        if (now := _doing(check)) != said and not quiet:
+            show.console.print(now)
+        said = now
+        tick()
+        time.sleep(_POLL_SECONDS)
+        check = client.phone_test(serial, check.id)
+    return check
 
 
 def _doing(check: "SelfCheckView") -> str:

@@ -52,6 +52,7 @@ def summarise(client: Client, search: SearchView, run: RunView, serial: str) -> 
             "serial": serial,
             "name": phone.name,
             "virtual": phone.virtual,
+            "self_check": bool(phone.self_check and phone.self_check.passed),
             "facts": phone.facts.model_dump(mode="json") if phone.facts else None,
         },
         "candidates": {"done": search.counts.done, "failed": search.counts.failed, "feasible": search.counts.feasible},
@@ -119,7 +120,8 @@ def show_summary(report: dict[str, Any]) -> None:
             f"{stage['before']:.3f} -> {stage['after']:.3f} bits per byte held out, {stage['seconds']:.0f} s",
         )
     virtual = " (virtual: the milliseconds are this host's)" if report["phone"]["virtual"] else ""
-    table.add_row("phone", f"{report['phone']['name']}{virtual}")
+    checked = "self-check passed" if report["phone"]["self_check"] else "self-check NOT passed"
+    table.add_row("phone", f"{report['phone']['name']}{virtual}, {checked}")
     for profile in shipped["measurements"].values():
         decode = profile["decode_ms"]
         table.add_row(
