@@ -5,6 +5,8 @@ last milliseconds; in return a decision never rests on a stale snapshot, and eve
 that a reader who has seen number n has seen all before it.
 """
 
+import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,6 +50,20 @@ class Database:
         self._writer.dispose()
 
 
+def _write_ahead(connection: Any) -> None:
+    """Change to the write-ahead log. Of two that do so at once, SQLite fails one without letting it wait."""
+    until = time.monotonic() + _BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                raise
+            time.sleep(0.01)
+        else:
+            return
+
+
 def _sqlite_engine(url: str, mode: str) -> Engine:
     database = make_url(url).database
     if database:
@@ -59,7 +75,8 @@ def _sqlite_engine(url: str, mode: str) -> Engine:
     @event.listens_for(engine, "connect")
     def _configure(connection: Any, _record: Any) -> None:
         connection.isolation_level = None  # we say BEGIN ourselves
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        _write_ahead(connection)
+        for pragma in ("synchronous=FULL", "foreign_keys=ON"):
             connection.execute(f"PRAGMA {pragma}")
 
     @event.listens_for(engine, "begin")
