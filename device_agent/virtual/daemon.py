@@ -107,10 +107,10 @@ def running(directory: Path, *, port: int = 0, accept_first_key: bool = False) -
     thread = threading.Thread(target=loop.run_forever, name="virtual-phone", daemon=True)
     thread.start()
     try:
-        asyncio.run_coroutine_threadsafe(phone.start(), loop).result(timeout=10)
+        asyncio.run_coroutine_threadsafe(phone.start(), loop).result(timeout=60)
         yield phone
     finally:
-        asyncio.run_coroutine_threadsafe(phone.stop(), loop).result(timeout=10)
+        asyncio.run_coroutine_threadsafe(phone.stop(), loop).result(timeout=60)
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()

@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 
-from page_story import Story
+from page_story import Story, facts
 
 from device_agent.contracts import CheckName, CheckStep, SelfCheck, Success
 from server.tables import JobRow, SelfCheckRow
@@ -17,6 +17,7 @@ def checked(story: Story, serial: str, fails: CheckName | None = None) -> None:
         golden="b" * 64,
         serial=serial,
         virtual=False,
+        fingerprint=facts(virtual=False).fingerprint,
         runner="android-native (ExecuTorch 1.4.1)",
         runner_bundle="c" * 64,
         executorch="1.4.1",

