@@ -43,7 +43,7 @@ def demo(
     decode_ms: Annotated[float, typer.Option(help="Budget: milliseconds per decoded token.")] = 1.0,
     ttft_ms: Annotated[float, typer.Option(help="Budget: milliseconds to the first token.")] = 100.0,
     peak_memory_mb: Annotated[float, typer.Option(help="Budget: peak memory, 10^6 bytes.")] = 10.0,
-    tokens: Annotated[float, typer.Option(min=0.001, max=1000, help="Multiplies what every training reads.")] = 1.0,
+    tokens: Annotated[float, typer.Option(min=0.001, max=1000, help="Multiplies what every training reads.")] = 0.6,
 ) -> None:
     """Run the main job on embedded defaults: SQLite, and a virtual Galaxy S24 on this host.
 
