@@ -35,8 +35,8 @@ def predicted_decode(architecture: Architecture, spec: SearchSpec) -> float:
 
 
 def decoder_parameters(architecture: Architecture) -> int:
-    """Parameters without the embedding: the training-free proxy of quality (arXiv 2203.02094, section 4)."""
-    return architecture.parameters - architecture.vocab_size * architecture.width
+    """Parameters without embedding and head: the training-free proxy of quality (arXiv 2203.02094, section 4)."""
+    return architecture.parameters - architecture.vocabulary_parameters
 
 
 def plain_parameters(architecture: Architecture, block: ShortConv | Attention) -> int:

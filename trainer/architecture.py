@@ -42,7 +42,7 @@ Operator = Annotated[ShortConv | Attention, Field(discriminator="operator")]
 
 
 class Architecture(BaseModel):
-    """Width, depth, FFN width and the operator of every block. Embeddings are tied.
+    """Width, depth, FFN width and the operator of every block.
 
     Raises:
         ValueError: a width that the 4-bit groups do not divide, or an attention that does not fit.
@@ -56,6 +56,11 @@ class Architecture(BaseModel):
     blocks: tuple[Operator, ...] = Field(min_length=1)
     rope_theta: float = Field(default=1e6, gt=0)
     norm_eps: float = Field(default=1e-5, gt=0)
+    tied: bool = Field(
+        default=True,
+        exclude_if=lambda tied: tied,  # so that tied architectures keep the names they had before there were others
+        description="Whether one matrix reads tokens and writes logits",
+    )
 
     @model_validator(mode="after")
     def _groups_divide_attention(self) -> "Architecture":
@@ -87,8 +92,13 @@ class Architecture(BaseModel):
 
     @property
     def parameters(self) -> int:
-        """Number of parameters, the tied embedding counted once."""
-        return self.vocab_size * self.width + self.width + sum(self.block_parameters(b) for b in self.blocks)
+        """Number of parameters, a tied embedding counted once."""
+        return self.vocabulary_parameters + self.width + sum(self.block_parameters(b) for b in self.blocks)
+
+    @property
+    def vocabulary_parameters(self) -> int:
+        """Parameters of embedding and head."""
+        return self.vocab_size * self.width * (1 if self.tied else 2)
 
 
 def lfm2(width: int, ffn_width: int, heads: int, attention_at: tuple[int, ...], depth: int) -> Architecture:

@@ -5,9 +5,11 @@ Nothing of transformers is imported: the files are plain, and this is the one pl
 
 import json
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 from safetensors import SafetensorError
@@ -65,7 +67,7 @@ def to_config(architecture: Architecture, *, end_of_text: int | None = None, dty
         "norm_eps": architecture.norm_eps,
         "max_position_embeddings": _LARGEST_CONTEXT,
         "rope_parameters": {"rope_type": "default", "rope_theta": architecture.rope_theta},
-        "tie_word_embeddings": True,
+        "tie_word_embeddings": architecture.tied,
         "use_cache": True,
         "bos_token_id": None,
         "eos_token_id": end_of_text,
@@ -77,7 +79,7 @@ def from_config(config: dict[str, Any]) -> Architecture:
     """The architecture that an Lfm2 config.json describes; older spellings of its fields are understood.
 
     Raises:
-        UnsupportedArchitecture: another model type, scaled rope, untied embeddings, biases.
+        UnsupportedArchitecture: another model type, scaled rope, biases.
         CheckpointError: a field is missing or impossible.
     """
     config = _DEFAULTS | config
@@ -98,6 +100,7 @@ def from_config(config: dict[str, Any]) -> Architecture:
             blocks=tuple(operators[kind]() for kind in _kinds(config, depth)),
             rope_theta=_rope(config).get("rope_theta", _DEFAULT_THETA),
             norm_eps=config["norm_eps"],
+            tied=bool(config.get("tie_embedding", config["tie_word_embeddings"])),  # the former is its older spelling
         )
     except KeyError as missing:
         raise CheckpointError(
@@ -169,7 +172,7 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def weights(model: HybridLM) -> dict[str, Tensor]:
-    """The state dict, contiguous, the tied head left out."""
+    """The state dict, contiguous; a tied head is not in it."""
     return {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
 
 
@@ -186,16 +189,35 @@ def load_weights(model: HybridLM, files: list[Path]) -> None:
         except (OSError, SafetensorError) as wrong:
             advice = "copy it again; it may be cut short"
             raise CheckpointError(f"{file} cannot be read: {wrong}", advice=advice) from wrong
-    head = found.pop("lm_head.weight", None)
-    embedding = found.get("model.embed_tokens.weight")
-    if head is not None and (embedding is None or not head.equal(embedding)):
-        raise UnsupportedArchitecture("the head is not tied to the embedding", advice="only tied models are supported")
-    try:
-        model.load_state_dict(found)
-    except RuntimeError as wrong:
+    if model.architecture.tied:
+        _drop_tied_head(found)
+    fit(found, {name: tensor.shape for name, tensor in model.state_dict().items()})
+    model.load_state_dict(found)
+
+
+def fit(found: Mapping[str, Tensor], wanted: Mapping[str, Sequence[int]]) -> None:
+    """Raise CheckpointError, naming the first difference, unless the names and shapes of `found` are those wanted."""
+    wrong = [f"{name} is missing" for name in wanted if name not in found]
+    wrong += [f"{name} belongs nowhere" for name in found if name not in wanted]
+    wrong += [
+        f"{name} is {list(found[name].shape)}, not {list(shape)}"
+        for name, shape in wanted.items()
+        if name in found and found[name].shape != torch.Size(shape)
+    ]
+    if wrong:
+        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
         raise CheckpointError(
-            f"the weights do not fit the architecture: {wrong}", advice="use weights and config of one model"
-        ) from wrong
+            f"the weights do not fit the architecture: {wrong[0]}{more}", advice="use weights and config of one model"
+        )
+
+
+def _drop_tied_head(found: dict[str, Tensor]) -> None:
+    head, embedding = found.pop("lm_head.weight", None), found.get("model.embed_tokens.weight")
+    if head is not None and (embedding is None or not head.equal(embedding)):
+        raise CheckpointError(
+            "the head differs from the embedding, to which the architecture ties it",
+            advice="set tie_word_embeddings (tied, in architecture.json) to false",
+        )
 
 
 def _reason(error: ErrorDetails) -> str:
@@ -257,9 +279,6 @@ def _refuse_unknown(config: dict[str, Any]) -> None:
     refusals = {
         f"model_type is {config.get('model_type')!r}, not 'lfm2'": config.get("model_type") != "lfm2",
         "conv_bias is set: the convolutions have biases": config["conv_bias"],
-        "tie_word_embeddings is false: embedding and head are not tied": not config.get(
-            "tie_embedding", config["tie_word_embeddings"]
-        ),
         f"rope_type is {rope['rope_type']!r}: rope is scaled": rope["rope_type"] != "default",
         "theta is given without rope_theta": alone and config["theta"] != _DEFAULT_THETA,
     }

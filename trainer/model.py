@@ -1,7 +1,7 @@
 """The hybrid language model: gated short convolutions and grouped-query attention, each followed by a SwiGLU.
 
 Block definitions: LFM2 (arXiv 2511.23404, section 2.2). Parameters are named as in transformers' Lfm2ForCausalLM, so
-state dicts interchange. Embedding and head share one matrix.
+state dicts interchange. Embedding and head share one matrix, unless the architecture says otherwise.
 """
 
 import math
@@ -170,7 +170,7 @@ class SwiGLU(nn.Module):
 
 
 class TiedEmbedding(nn.Embedding):
-    """One matrix [vocab, width] that reads tokens and writes logits."""
+    """One matrix [vocab, width] that reads tokens and, where the head is tied to it, writes logits."""
 
     def project(self, h: Tensor) -> Tensor:
         """h [..., width] -> logits [..., vocab]."""
@@ -216,6 +216,8 @@ class HybridLM(nn.Module):
         super().__init__()
         self.architecture = architecture
         self.model = Decoder(architecture)
+        if not architecture.tied:
+            self.lm_head = nn.Linear(architecture.width, architecture.vocab_size, bias=False)
         self._initialise(seed)
 
     def forward(
@@ -237,7 +239,12 @@ class HybridLM(nn.Module):
             ValueError: documents and cache together.
         """
         h = self.hidden(tokens, documents=documents, cache=cache)
-        return self.model.embed_tokens.project(h[:, -1:] if last_only else h)
+        return self.logits(h[:, -1:] if last_only else h)
+
+    def logits(self, h: Tensor) -> Tensor:
+        """What `hidden` gives, [..., width] -> [..., vocab]."""
+        out: Tensor = self.model.embed_tokens.project(h) if self.architecture.tied else self.lm_head(h)
+        return out
 
     def hidden(self, tokens: Tensor, *, documents: Tensor | None = None, cache: Cache | None = None) -> Tensor:
         """What `forward` projects to logits: [B, T, width] after the final norm."""
@@ -258,7 +265,7 @@ class HybridLM(nn.Module):
 
     def _initialise(self, seed: int) -> None:
         # Variance-preserving per linear; what writes into the residual stream is scaled down by its 2 * depth writers
-        # (GPT-2's rule). The embedding is also the head, so its scale sets that of the first logits.
+        # (GPT-2's rule). A tied embedding is also the head, so its scale sets that of the first logits.
         if self.model.embed_tokens.weight.is_meta:
             return
         generator = torch.Generator().manual_seed(seed)
@@ -266,7 +273,7 @@ class HybridLM(nn.Module):
             for name, parameter in self.named_parameters():
                 if parameter.dim() == 1:
                     continue
-                if name.endswith("embed_tokens.weight"):
+                if name.endswith(("embed_tokens.weight", "lm_head.weight")):
                     scale = 0.02
                 elif name.endswith(("out_proj.weight", "w2.weight")):
                     scale = 1 / math.sqrt(parameter.shape[1] * 2 * self.architecture.depth)

@@ -20,9 +20,12 @@ from trainer.tokenizer import end_of_text, train_tokenizer
 _BOUND = 1e-4  # fp32 logits of order 1
 
 
-def _architecture(kernel: int = 3, heads: int = 4, kv_heads: int = 2, pattern: str = "cacca") -> Architecture:
-    blocks = {"c": ShortConv(kernel=kernel), "a": Attention(heads=heads, kv_heads=kv_heads, head_dim=32)}
-    return Architecture(vocab_size=300, width=128, ffn_width=192, blocks=tuple(blocks[kind] for kind in pattern))
+def _architecture(
+    kernel: int = 3, heads: int = 4, kv_heads: int = 2, pattern: str = "cacca", tied: bool = True
+) -> Architecture:
+    kinds = {"c": ShortConv(kernel=kernel), "a": Attention(heads=heads, kv_heads=kv_heads, head_dim=32)}
+    blocks = tuple(kinds[kind] for kind in pattern)
+    return Architecture(vocab_size=300, width=128, ffn_width=192, blocks=blocks, tied=tied)
 
 
 def _louder(model: HybridLM) -> HybridLM:
@@ -32,12 +35,12 @@ def _louder(model: HybridLM) -> HybridLM:
         for name, parameter in model.named_parameters():
             if parameter.dim() == 1:
                 parameter.copy_(0.5 + torch.rand(parameter.shape, generator=generator))
-            elif name.endswith("embed_tokens.weight"):
+            elif name.endswith(("embed_tokens.weight", "lm_head.weight")):
                 parameter.mul_(10)
     return model
 
 
-@pytest.fixture(scope="module", params=[(3, 4, 2, "cacca"), (5, 4, 4, "ac"), (4, 2, 1, "cc"), (3, 4, 1, "aa")])
+@pytest.fixture(scope="module", params=[(3, 4, 2, "cacca"), (5, 4, 4, "ac", False), (4, 2, 1, "cc"), (3, 4, 1, "aa")])
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[HybridLM, Lfm2ForCausalLM]:
     ours = _louder(HybridLM(_architecture(*request.param), seed=3)).eval()
     folder = tmp_path_factory.mktemp("hf")
@@ -104,6 +107,27 @@ def test_weights_travel_back_unchanged(pair: tuple[HybridLM, Lfm2ForCausalLM], t
         assert torch.equal(back.state_dict()[name], tensor), name
 
 
+def test_an_untied_head_is_a_matrix_of_its_own(tmp_path: Path) -> None:
+    architecture = _architecture(tied=False)
+    ours = HybridLM(architecture)
+    with torch.device("meta"):
+        theirs = Lfm2ForCausalLM(Lfm2Config(**to_config(architecture)))
+    assert {name: p.shape for name, p in ours.named_parameters()} == {n: p.shape for n, p in theirs.named_parameters()}
+    assert sum(p.numel() for p in ours.parameters()) == architecture.parameters
+    save_folder(ours, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text()) | {"tie_word_embeddings": True}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="head differs from the embedding"):
+        load_folder(tmp_path)
+
+
+def test_what_a_tied_architecture_is_called_did_not_change() -> None:
+    known = "7b09eea8a3d8224419b7bdb134a2f948641f4ce5931105f303b191c3febfba56"
+    assert LFM2_350M.hash == known
+    assert "tied" not in LFM2_350M.model_dump_json()
+    assert LFM2_350M.model_copy(update={"tied": False}).hash != known
+
+
 @pytest.mark.parametrize(("architecture", "published"), [(LFM2_350M, 354_483_968), (LFM2_1_2B, 1_170_340_608)])
 def test_published_parameter_counts(architecture: Architecture, published: int) -> None:
     with torch.device("meta"):
@@ -144,7 +168,6 @@ def test_what_lfm2_cannot_express_is_refused_by_name(
     [
         ({"model_type": "llama"}, "model_type"),
         ({"conv_bias": True}, "biases"),
-        ({"tie_word_embeddings": False}, "not tied"),
         ({"rope_parameters": {"rope_type": "yarn", "factor": 8}}, "yarn"),
         ({"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2.0}}, "linear"),
         ({"rope_parameters": None, "theta": 777.0}, "theta"),
