@@ -1,5 +1,6 @@
 """What is known of an Architecture before it is built: the bytes it cannot do without, and what it may cost."""
 
+from device_agent.contracts import MatrixPrecision
 from search.spec import SearchSpec
 from trainer.architecture import Architecture, Attention, ShortConv
 
@@ -10,15 +11,15 @@ _CALL_BYTES = 200_000  # a stage's fixed cost, as the weights a core would read 
 def floor_bytes(architecture: Architecture, spec: SearchSpec) -> int:
     """A lower bound of peak memory above the empty runner, in bytes.
 
-    Counted: the weights of every linear at the deployment's bits with one bfloat16 scale per group, the tied
+    Counted: the weights of every linear at the deployment's bits with one bfloat16 scale per group, a tied
     embedding once (a Program may hold it twice), float32 norms and convolutions, and the float32 state that the
     protocol fills: keys and values of its positions, and a convolution's last k-1 inputs. Activations, the
     runtime and a second copy of packed weights come on top.
     """
     quantisation, positions = spec.quantisation, spec.protocol.prefill_tokens + spec.protocol.decode_tokens
-    linear = _bytes_per_weight(quantisation.weight_bits, quantisation.group_size)
-    embedding = _bytes_per_weight(quantisation.embedding_bits, quantisation.group_size)
-    total = architecture.vocab_size * architecture.width * min(linear, embedding) + 4 * architecture.width
+    linear = _bytes_per_weight(quantisation.weights)
+    vocabulary = min(_bytes_per_weight(quantisation.embedding), _bytes_per_weight(quantisation.head))
+    total = architecture.vocabulary_parameters * vocabulary + 4 * architecture.width
     for block in architecture.blocks:
         plain = plain_parameters(architecture, block)
         total += (architecture.block_parameters(block) - plain) * linear + plain * 4
@@ -29,7 +30,7 @@ def floor_bytes(architecture: Architecture, spec: SearchSpec) -> int:
 def predicted_decode(architecture: Architecture, spec: SearchSpec) -> float:
     """The relative cost of one decoded token: bytes read, plus a fixed cost per stage. Good for ranking only."""
     positions = spec.protocol.prefill_tokens + spec.protocol.decode_tokens
-    per_weight = _bytes_per_weight(spec.quantisation.weight_bits, spec.quantisation.group_size)
+    per_weight = _bytes_per_weight(spec.quantisation.weights)
     cache = sum(4 * state_values(architecture, block, positions) for block in architecture.blocks)
     return architecture.parameters * per_weight + cache + (architecture.depth + 2) * _CALL_BYTES
 
@@ -53,5 +54,5 @@ def state_values(architecture: Architecture, block: ShortConv | Attention, posit
     return 2 * positions * block.kv_heads * block.head_dim
 
 
-def _bytes_per_weight(bits: int, group_size: int) -> float:
-    return 4.0 if bits == 32 else bits / 8 + _SCALE_BYTES / group_size
+def _bytes_per_weight(precision: MatrixPrecision) -> float:
+    return precision.bits / 8 + (_SCALE_BYTES / precision.group_size if precision.group_size else 0)

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from device_agent.contracts import Protocol, Quantisation, Sha256
+from search.numerics import CannotBeLowered, refuse_unlowerable
 
 Objective = Literal["quality", "decode", "memory"]
 OperatorName = Literal["conv", "attention"]
@@ -90,9 +91,20 @@ class SearchSpec(_Spec):
     @model_validator(mode="after")
     def _groups_divide(self) -> "SearchSpec":
         group = self.quantisation.group_size
-        for width in self.space.width if self.quantisation.weight_bits == 4 else ():
+        precisions = (self.quantisation.weights, self.quantisation.embedding, self.quantisation.head)
+        for width in self.space.width if any(precision.bits == 4 for precision in precisions) else ():
             if width % group:
                 raise ValueError(f"width {width} must be a multiple of the quantisation's group_size ({group})")
+        return self
+
+    @model_validator(mode="after")
+    def _numerics_can_be_lowered(self) -> "SearchSpec":
+        if self.quantisation.matrices:
+            raise ValueError("candidates differ in their matrices: quantisation.matrices belongs to one model")
+        try:
+            refuse_unlowerable(self.quantisation)
+        except CannotBeLowered as wrong:
+            raise ValueError(f"{wrong.message} {wrong.advice}") from wrong
         return self
 
     @model_validator(mode="after")

@@ -3,9 +3,12 @@
 from enum import StrEnum
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
-StageName = Literal["teacher", "pretrain", "qat"]
+from trainer.options import PtqOptions, QatOptions
+
+StageName = Literal["teacher", "pretrain", "qat", "ptq"]
+_OPTIONS: dict[str, type[QatOptions | PtqOptions]] = {"qat": QatOptions, "ptq": PtqOptions}
 
 
 class WorkState(StrEnum):
@@ -40,6 +43,20 @@ class StageRequest(_Value):
 
     name: StageName
     tokens: int | None = Field(default=None, ge=1, le=10**15, description="Tokens to train on")
+    options: dict[str, JsonValue] = Field(
+        default_factory=dict, description="Of qat and ptq: scales, byte_budget, masters, ...; see trainer.options"
+    )
+
+    @model_validator(mode="after")
+    def _options_are_known(self) -> "StageRequest":
+        known = _OPTIONS.get(self.name)
+        if known is not None:
+            known.model_validate(self.options)
+        elif self.options:
+            raise ValueError(f"the stage {self.name} has no options")
+        if self.name == "ptq" and self.tokens is not None:
+            raise ValueError("the stage ptq trains on no tokens; it has calibration_windows")
+        return self
 
 
 def _all_stages() -> tuple[StageRequest, ...]:

@@ -1,8 +1,8 @@
 """Checkpoints: directories that are there whole or not at all.
 
 One holds model.safetensors, architecture.json, where Lfm2 can express it a Hugging Face config.json, the tokenizer
-with its configuration, and while training the optimiser's state. All randomness of training is a function of seed and
-step, so the step is all there is to save of it.
+with its configuration, what quantisation made of the model (`trainer.packed`), and while training the optimiser's
+state. All randomness of training is a function of seed and step, so the step is all there is to save of it.
 """
 
 import hashlib
@@ -24,6 +24,8 @@ from trainer.errors import CheckpointError, UnsupportedArchitecture
 from trainer.files import fresh_draft, fsync_directory, fsync_file, write_text
 from trainer.interop import load_weights, to_config, tokenizer_config, weights
 from trainer.model import HybridLM
+from trainer.packed import read_packing, tensors, write_packing
+from trainer.quantise import Packing
 from trainer.tokenizer import end_of_text, load_tokenizer
 
 _WEIGHTS, _ARCHITECTURE, _TRAINING, _TOKENIZER, _SUMS = (
@@ -34,6 +36,14 @@ _WEIGHTS, _ARCHITECTURE, _TRAINING, _TOKENIZER, _SUMS = (
     "sha256.json",
 )
 _DELETE = "delete it to train from the start"
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """What quantisation made of a model, and for people how it was found."""
+
+    packing: Packing
+    found: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -73,6 +83,19 @@ class Checkpoint:
         self._verify()
         load_weights(model, [self.directory / _WEIGHTS])
         return model.eval()
+
+    def packing(self) -> Packing | None:
+        """The integers that this model is deployed with, where quantisation made some.
+
+        Raises:
+            CheckpointError: they are damaged, or another model's.
+        """
+        self._verify()
+        found = read_packing(self.directory)
+        if found is None:
+            return None
+        found[0].check(self.architecture)
+        return found[0]
 
     def restore(self, model: HybridLM) -> dict[str, Any]:
         """Fill `model`, and return the training state beside it.
@@ -145,7 +168,7 @@ class Rolling:
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
-def seal(model: HybridLM, parent: Path, tokenizer: Tokenizer) -> Checkpoint:
+def seal(model: HybridLM, parent: Path, tokenizer: Tokenizer, quantisation: Quantised | None = None) -> Checkpoint:
     """Keep a finished model under `parent`, named by the sha256 of its content; the same content again costs nothing.
 
     Raises:
@@ -153,16 +176,26 @@ def seal(model: HybridLM, parent: Path, tokenizer: Tokenizer) -> Checkpoint:
     """
     digest = hashlib.sha256(model.architecture.hash.encode())
     digest.update(tokenizer.to_str().encode())
-    for name, tensor in sorted(weights(model).items()):
+    stored = weights(model)
+    if quantisation is not None:
+        digest.update(quantisation.packing.scheme.model_dump_json().encode())
+        stored = stored | tensors(quantisation.packing)
+    for name, tensor in sorted(stored.items()):
         digest.update(name.encode())
         digest.update(tensor.cpu().view(torch.uint8).numpy().tobytes())
     target = parent / digest.hexdigest()
     if not target.exists():
-        _write(model, target, tokenizer, None)
+        _write(model, target, tokenizer, None, quantisation)
     return Checkpoint(target)
 
 
-def _write(model: HybridLM, target: Path, tokenizer: Tokenizer, training: dict[str, Any] | None) -> None:
+def _write(
+    model: HybridLM,
+    target: Path,
+    tokenizer: Tokenizer,
+    training: dict[str, Any] | None,
+    quantisation: Quantised | None = None,
+) -> None:
     draft: Path | None = None
     try:
         draft = fresh_draft(target)
@@ -171,6 +204,8 @@ def _write(model: HybridLM, target: Path, tokenizer: Tokenizer, training: dict[s
         if training is not None:
             torch.save(training, draft / _TRAINING)
             fsync_file(draft / _TRAINING)
+        if quantisation is not None:
+            write_packing(quantisation.packing, quantisation.found, draft)
         write_text(draft / _ARCHITECTURE, model.architecture.model_dump_json(indent=2))
         write_text(draft / _TOKENIZER, tokenizer.to_str())
         end = end_of_text(tokenizer)

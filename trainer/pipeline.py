@@ -17,10 +17,11 @@ from trainer.engine import never
 from trainer.errors import CheckpointError, CorpusError
 from trainer.files import fsync_directory, write_text
 from trainer.pretrain import Pretrain, Teacher
+from trainer.ptq import Ptq
 from trainer.qat import Qat
 from trainer.stage import Outcome, Stage, Workspace
 
-AnyStage = Annotated[Teacher | Pretrain | Qat, Field(discriminator="kind")]
+AnyStage = Annotated[Teacher | Pretrain | Qat | Ptq, Field(discriminator="kind")]
 """A stage as it is written in JSON, told apart by `kind`."""
 
 StageReport = Callable[[int, int, int, dict[str, float]], None]
@@ -48,11 +49,14 @@ def run(
     corpus_dir: Path,
     directory: Path,
     *,
+    start: Checkpoint | None = None,
     report: StageReport = silent,
     finished: Callable[[int, Outcome], None] = nothing,
     should_stop: Callable[[], bool] = never,
 ) -> tuple[Checkpoint, list[Outcome]]:
     """Take `architecture` through `stages`; the last model's checkpoint, and how every stage ended.
+
+    `start` is a sealed checkpoint of this architecture that the first stage begins with, where it needs one.
 
     Everything lies under `directory`; a stage's part of it is named by what determines the stage, so a changed stage
     starts anew and those before it are kept. `finished` is called for skipped stages too.
@@ -66,7 +70,7 @@ def run(
             f"the corpus has a vocabulary of {corpus.vocab_size}, the architecture one of {architecture.vocab_size}",
             advice="prepare the corpus with the architecture's vocab_size",
         )
-    workspace = Workspace(architecture, corpus, {}, None, directory, directory / "sealed", _unheard, should_stop)
+    workspace = Workspace(architecture, corpus, {}, start, directory, directory / "sealed", _unheard, should_stop)
     outcomes: list[Outcome] = []
     for index, stage in enumerate(stages):
         outcome = _once(stage, index, replace(workspace, report=_heard(report, index)), directory)
@@ -115,6 +119,8 @@ def _fingerprint(stage: Stage, workspace: Workspace) -> str:
         "corpus": workspace.corpus.meta["key"],
         "checkpoints": {kind: found.directory.name for kind, found in workspace.checkpoints.items()},
     }
+    if workspace.start is not None and not workspace.checkpoints:
+        known["start"] = workspace.start.directory.name
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
 
 

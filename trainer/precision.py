@@ -101,15 +101,22 @@ class Scheme(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     weights: Precision = FOUR
-    embedding: Precision | None = Field(default=None, description="Of the table that tokens are read from; as weights")
-    head: Precision | None = Field(default=None, description="Of the matrix that writes logits; as weights")
+    embedding: Precision = Field(default=FOUR, description="Of the table that tokens are read from; usually as weights")
+    head: Precision = Field(default=FOUR, description="Of the matrix that writes logits; usually as weights")
     activations: bool = True
     overrides: dict[str, Precision] = Field(default_factory=dict, description="By role; they win")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _as_weights(cls, given: object) -> object:
+        if not isinstance(given, Mapping) or "weights" not in given:
+            return given
+        return {"embedding": given["weights"], "head": given["weights"], **given}
+
     def of(self, role: str) -> Precision:
         """The precision of a matrix."""
-        usual = {EMBEDDING: self.embedding, HEAD: self.head}.get(role)
-        return self.overrides.get(role) or usual or self.weights
+        usual = {EMBEDDING: self.embedding, HEAD: self.head}.get(role, self.weights)
+        return self.overrides.get(role, usual)
 
     def bytes_of(self, role: str, shape: tuple[int, int]) -> TensorBytes:
         """What a matrix of `shape` [outputs, inputs] takes in a .pte file, as ExecuTorch 1.4.1 writes it.
@@ -151,6 +158,10 @@ class Scheme(BaseModel):
         given = {**self.overrides, **precisions}
         overrides = {role: precision for role, precision in given.items() if plain.of(role) != precision}
         return self.model_copy(update={"overrides": overrides})
+
+
+W4A8 = Scheme()
+"""4 bits in groups of 32 throughout, activations in 8: torchao's 8da4w."""
 
 
 def matrices(architecture: Architecture) -> dict[str, tuple[int, int]]:

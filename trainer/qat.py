@@ -1,26 +1,34 @@
-"""4-bit quantisation-aware training, with self-distillation from the full-precision model it starts from."""
+"""Quantisation-aware training, with self-distillation from the full-precision model it starts from."""
 
+from collections.abc import Callable
 from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
+from torch.optim import Optimizer
 
-from trainer.checkpoint import seal
+from trainer.checkpoint import Quantised, seal
 from trainer.data import Batch
 from trainer.distil import forward_kl
-from trainer.engine import Loss, Recipe, train
+from trainer.engine import BETAS, Loss, Recipe, make_optimiser, parameter_groups, train
 from trainer.errors import CheckpointError
+from trainer.fake_quantise import masters, pack_trained, prepare_qat, rounders
 from trainer.model import HybridLM
-from trainer.quantise import Scheme, prepare_qat, quantised
+from trainer.options import QatOptions
+from trainer.precision import Scheme
+from trainer.quantise import quantised
+from trainer.rounded import chosen
+from trainer.rounding import Noise, RoundedAdamW, in_bfloat16
+from trainer.scales import search_scales
 from trainer.stage import Outcome, Workspace
 
 
-class Qat(Recipe):
+class Qat(Recipe, QatOptions):
     """Trains the model under the rounding of deployment.
 
-    Before: the full-precision model rounded after training. After: the trained model rounded the same way.
+    Before: the full-precision model rounded to nearest. After: the trained model, rounded as it was trained.
     """
 
     changes_model: ClassVar[bool] = True
@@ -29,43 +37,57 @@ class Qat(Recipe):
     tokens: int = Field(default=100_000, ge=1)
     learning_rate: float = Field(default=6e-3, gt=0)
     decay: float = Field(default=1.0, ge=0, le=1)
-    group_size: int = Field(default=32, ge=32)
-    activations: bool = Field(default=True, description="Whether deployment rounds activations")
-    embedding: bool = Field(default=True, description="Whether deployment reads tokens from a rounded embedding")
-    distillation: float = Field(default=0.5, ge=0, le=1, description="Share of the loss that is self-distillation")
-    stochastic_rounding: bool = Field(
-        default=False, description="Keep master weights in bfloat16, rounded stochastically after every step"
-    )
 
     def perform(self, workspace: Workspace) -> Outcome:
         """Train the model.
 
         Raises:
             CheckpointError: no stage before it left a model.
+            QuantisationError: see `trainer.rounded.chosen`.
         """
         if workspace.start is None:
             raise CheckpointError("there is no model to quantise", advice="put a pretraining stage before it")
-        scheme = Scheme(self.group_size, self.activations, self.embedding)
         full = workspace.start.model().requires_grad_(False)
-        model = prepare_qat(workspace.start.model(), scheme)
+        scheme, found = chosen(self, full, workspace, self.sequence, self.seed)
+        model = self.prepared(workspace.start.model(), scheme)
         run = workspace.run()
-        if self.stochastic_rounding:
-            run.after_step = self._round_masters
+        run.before_step = self._forward_noise(model)
         before = workspace.held_out(quantised(full, scheme), self.sequence)
         before["full_precision_bits_per_byte"] = workspace.held_out(full, self.sequence)["bits_per_byte"]
-        train(model, workspace.corpus, self, self._loss(full), run)
-        sealed = seal(model, workspace.sealed, workspace.corpus.tokenizer)
+        train(model, workspace.corpus, self, self.loss(full), run, self.optimiser(model))
+        plain, packing = masters(model), pack_trained(model, scheme)
+        after = workspace.held_out(quantised(plain, packing), self.sequence)
+        found |= {"by": self.kind, "scales": self.scales, **after}
+        sealed = seal(plain, workspace.sealed, workspace.corpus.tokenizer, Quantised(packing, found))
         return Outcome(
             stage=self.kind,
             checkpoint=sealed.directory,
             before=before,
-            after=workspace.held_out(quantised(model, scheme), self.sequence),
+            after=after | {"matrix_bytes": scheme.bytes(model.architecture)},
             tokens=self.steps * self.batch * self.sequence,
             parameters=model.architecture.parameters,
             seconds=run.seconds,
         )
 
-    def _loss(self, full: HybridLM) -> Loss:
+    def prepared(self, model: HybridLM, scheme: Scheme) -> HybridLM:
+        """`model` made to train under `scheme`, its masters in the type they are kept in; in place."""
+        scales = None if self.scales == "absmax" else search_scales(model, scheme)
+        prepare_qat(model, scheme, scales, learn=self.scales == "learned")
+        if self.masters == "bfloat16":
+            in_bfloat16(model)
+        return model
+
+    def optimiser(self, model: HybridLM) -> Optimizer:
+        """AdamW; where masters are in bfloat16, the one that can round what it stores."""
+        if self.masters == "float32":
+            return make_optimiser(model, self)
+        noise = Noise(self.seed) if self.stochastic_rounding else None
+        names = {parameter: name for name, parameter in model.named_parameters()}
+        return RoundedAdamW(parameter_groups(model, self), names, noise, lr=self.learning_rate, betas=BETAS)
+
+    def loss(self, full: HybridLM) -> Loss:
+        """(1 - share) cross-entropy + share KL(full || model) over the whole vocabulary."""
+
         def loss(model: HybridLM, batch: Batch) -> Tensor:
             logits = model(batch.inputs, documents=batch.documents)
             hard = F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten())
@@ -77,17 +99,14 @@ class Qat(Recipe):
 
         return loss
 
-    def _round_masters(self, model: HybridLM, step: int) -> None:
-        generator = torch.Generator().manual_seed((self.seed << 32) + step)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.copy_(stochastically_rounded(parameter, generator))
+    def _forward_noise(self, model: HybridLM) -> Callable[[int], None] | None:
+        if not self.stochastic_forward:
+            return None
+        noise = Noise(self.seed)
+        for rounder in rounders(model).values():
+            rounder.noise = noise
 
+        def advance(step: int) -> None:
+            noise.step = step
 
-def stochastically_rounded(x: Tensor, generator: torch.Generator) -> Tensor:
-    """x (float32) rounded to neighbouring bfloat16 values, up or down so that the mean is x; float32 again.
-
-    Adding 16 random bits below bfloat16's last and cutting them off carries with the probability of the remainder.
-    """
-    noise = torch.randint(0, 1 << 16, x.shape, generator=generator, dtype=torch.int32)
-    return ((x.view(torch.int32) + noise) & -(1 << 16)).view(torch.float32)
+        return advance

@@ -1,67 +1,84 @@
-"""The numerics of deployment (8da4w): 4-bit groupwise weights, 8-bit activations whose scales are found at run time.
+"""The numerics of deployment: 4- and 8-bit weights, 8-bit activations whose scales are found at run time.
 
-Weights: symmetric, one scale per group of inputs, rounded to bfloat16 because that is what XNNPACK keeps. Activations:
-asymmetric int8 per token, torchao's choose_qparams. Convolutions and norms stay in fp32. `quantised` gives the eager
-model whose numbers the exported program must reproduce; `prepare_qat` makes a model train under the same rounding.
+Weights: symmetric, one scale per group of inputs (4 bits) or per row (8 bits), rounded to bfloat16 because that is what
+XNNPACK keeps of a group's. Activations: asymmetric int8 per token, torchao's choose_qparams. Convolutions and norms
+stay in fp32. `pack` gives the integers that are exported; `quantised` the eager model whose numbers an exported Program
+must reproduce. Training under the same rounding is in `trainer.fake_quantise`.
 """
 
-import copy
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trainer.architecture import Architecture
 from trainer.errors import QuantisationError
+from trainer.interop import fit
 from trainer.model import HybridLM, TiedEmbedding
+from trainer.precision import EMBEDDING, FOUR, HEAD, W4A8, Precision, Scheme, matrices
 
 _TINY = torch.finfo(torch.float32).smallest_normal  # torchao's floor for scales; a bfloat16 too
 
 
-@dataclass(frozen=True)
-class Scheme:
-    """What is quantised: the weights of linears always, in groups of `group_size` inputs; the rest if asked.
+class Integers(NamedTuple):
+    """A rounded matrix: q int8 [out, in], and scale float32 [out, groups], every value a bfloat16."""
 
-    The tied embedding's matrix is one of the head's weights; `embedding` says whether tokens are read from it rounded.
-    """
+    q: Tensor
+    scale: Tensor
 
-    group_size: int = 32
-    activations: bool = True
-    embedding: bool = True
+    def dequantised(self) -> Tensor:
+        """float32 [out, in]; exact, because 8 bits times 8 bits fit into 24."""
+        groups = self.q.unflatten(1, (self.scale.shape[1], -1)).float()
+        weight: Tensor = (groups * self.scale[..., None]).flatten(1)
+        return weight
+
+
+def bounds(bits: int) -> tuple[int, int]:
+    """The smallest and the largest integer."""
+    return -(1 << (bits - 1)), (1 << (bits - 1)) - 1
+
+
+def group_size(precision: Precision, inputs: int) -> int:
+    """Inputs that share a scale."""
+    return precision.group_size or inputs
+
+
+def absmax_scale(groups: Tensor, bits: int) -> Tensor:
+    """s = max(-min, max) / (2^bits - 1) * 2 over the last axis, in float32, not yet a bfloat16."""
+    low, high = bounds(bits)
+    return (groups.abs().amax(dim=-1) / ((high - low) / 2)).clamp(min=_TINY)
+
+
+def as_bfloat16(scale: Tensor) -> Tensor:
+    """The nearest scale that deployment can hold, as float32."""
+    return scale.clamp(min=_TINY).bfloat16().float()
 
 
 @torch.no_grad()
-def quantise_weight(weight: Tensor, group_size: int = 32) -> tuple[Tensor, Tensor]:
-    """Symmetric 4-bit integers of a matrix [out, in], and their scales.
+def quantise_weight(
+    weight: Tensor, precision: Precision = FOUR, scale: Tensor | None = None, *, name: str = "the matrix"
+) -> Integers:
+    """Symmetric integers of a matrix [out, in].
 
-    s = max(-min, max) / 7.5 of each group, rounded to bfloat16; q = clamp(round(w * (1/s)), -8, 7). The product with
-    the reciprocal is torchao's: the division differs by a whole step where the largest element sits on a tie.
-
-    Returns:
-        q: int8 [out, in], and scale: float32 [out, in / group_size], every value a bfloat16.
+    q = clamp(round(w * (1/s))). Without `scale` [out, groups] it is that of the largest element, see `absmax_scale`.
+    The product with the reciprocal is torchao's: the division differs by a whole step where the largest element sits
+    on a tie.
 
     Raises:
         QuantisationError: the groups do not divide the inputs, or a weight is not finite.
     """
-    if weight.shape[1] % group_size:
+    precision.groups(name, weight.shape[1])
+    groups = weight.detach().float().unflatten(1, (-1, group_size(precision, weight.shape[1])))
+    if not bool(groups.isfinite().all()):
         raise QuantisationError(
-            f"groups of {group_size} do not divide {weight.shape[1]} inputs", advice="choose a group size that does"
+            f"a weight of {name} is not a finite number", advice="train it again from an earlier checkpoint"
         )
-    groups = weight.detach().float().unflatten(1, (-1, group_size))
-    largest = groups.abs().amax(dim=-1)
-    if not bool(largest.isfinite().all()):
-        raise QuantisationError("a weight is not a finite number", advice="train it again from an earlier checkpoint")
-    scale = (largest / 7.5).clamp(min=_TINY).bfloat16().float()
-    q = (groups * (1.0 / scale)[..., None]).round().clamp(-8, 7)
-    return q.to(torch.int8).flatten(1), scale
-
-
-def dequantise_weight(q: Tensor, scale: Tensor) -> Tensor:
-    """float32 [out, in] from what `quantise_weight` returns."""
-    groups = q.unflatten(1, (scale.shape[1], -1)).float()
-    weight: Tensor = (groups * scale[..., None]).flatten(1)
-    return weight
+    scale = as_bfloat16(absmax_scale(groups, precision.bits) if scale is None else scale)
+    q = (groups * (1.0 / scale)[..., None]).round().clamp(*bounds(precision.bits))
+    return Integers(q.to(torch.int8).flatten(1), scale)
 
 
 @torch.no_grad()
@@ -77,137 +94,105 @@ def round_activations(x: Tensor) -> Tensor:
     return rows.view(x.shape)
 
 
-class _RoundedWeight(torch.autograd.Function):
-    """The dequantised weight forward, the identity backward (straight-through, arXiv 1308.3432)."""
-
-    @staticmethod
-    def forward(ctx: Any, weight: Tensor, group_size: int) -> Tensor:  # noqa: ARG004  # autograd's signature
-        groups = weight.detach().view(-1, group_size)
-        scale = (groups.abs().amax(dim=-1) / 7.5).clamp(min=_TINY).bfloat16().float()
-        zero = torch.zeros_like(scale, dtype=torch.int32)
-        return torch.fake_quantize_per_channel_affine(groups, scale, zero, 0, -8, 7).view(weight.shape)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:  # noqa: ARG004
-        return gradients[0], None
-
-
-class _RoundedActivations(torch.autograd.Function):
-    """int8 activations forward, the identity backward."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ARG004
-        return round_activations(x)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:  # noqa: ARG004
-        return gradients[0]
-
-
-def _rounded_weight(weight: Tensor, group_size: int) -> Tensor:
-    rounded: Tensor = _RoundedWeight.apply(weight, group_size)  # type: ignore[no-untyped-call]  # torch leaves it untyped
-    return rounded
-
-
-def _rounded_activations(x: Tensor, scheme: Scheme) -> Tensor:
-    if not scheme.activations:
-        return x
-    rounded: Tensor = _RoundedActivations.apply(x)  # type: ignore[no-untyped-call]  # torch leaves it untyped
-    return rounded
-
-
-class QatLinear(nn.Linear):
-    """A linear that trains under the rounding of deployment; its `weight` is the full-precision master."""
+@dataclass(frozen=True)
+class Packing:
+    """A model's matrices as they are deployed: the integers of every role that the scheme rounds."""
 
     scheme: Scheme
+    integers: Mapping[str, Integers]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., in] -> [..., out]."""
-        return F.linear(_rounded_activations(x, self.scheme), _rounded_weight(self.weight, self.scheme.group_size))
+    def unrounded_activations(self) -> "Packing":
+        """The same integers, activations left as they are."""
+        return replace(self, scheme=self.scheme.model_copy(update={"activations": False}))
+
+    def check(self, architecture: Architecture) -> None:
+        """Raise CheckpointError unless this is a packing of such a model."""
+        self.scheme.check(architecture)
+        wanted = {role: shape for role, shape in matrices(architecture).items() if self.scheme.of(role).bits != 32}
+        scales = {role: (shape[0], self.scheme.of(role).groups(role, shape[1])) for role, shape in wanted.items()}
+        fit({role: integers.q for role, integers in self.integers.items()}, wanted)
+        fit({role: integers.scale for role, integers in self.integers.items()}, scales)
+
+    def weights(self, model: HybridLM) -> dict[str, Tensor]:
+        """Everything that is exported, float32, by role or parameter; scales under the role and ".scale".
+
+        Rounding a matrix with its scale again gives the same integers: see `Integers.dequantised`.
+        """
+        found = {name: tensor.detach().float() for name, tensor in model.state_dict().items()}
+        found.setdefault(HEAD, found[EMBEDDING])
+        for role, integers in self.integers.items():
+            found[role] = integers.dequantised()
+            found[f"{role}.scale"] = integers.scale
+        return found
 
 
-class QatEmbedding(TiedEmbedding):
-    """A tied embedding that trains under the rounding of deployment."""
+def matrix(model: HybridLM, role: str) -> Tensor:
+    """The full-precision matrix of a role, as it is stored."""
+    return model.get_parameter(EMBEDDING if role == HEAD and model.architecture.tied else role)
 
-    scheme: Scheme
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """[B, T] -> [B, T, width]."""
-        # Groups lie within rows, so only the rows that are read need rounding.
-        rows = F.embedding(tokens, self.weight)
-        return _rounded_weight(rows, self.scheme.group_size) if self.scheme.embedding else rows
+def pack(model: HybridLM, scheme: Scheme = W4A8, scales: Mapping[str, Tensor] | None = None) -> Packing:
+    """Round every matrix of a plain model to the nearest integers, with `scales` by role where they are given.
 
-    def project(self, h: Tensor) -> Tensor:
-        """[..., width] -> logits [..., vocab]."""
-        return F.linear(_rounded_activations(h, self.scheme), _rounded_weight(self.weight, self.scheme.group_size))
+    Raises:
+        QuantisationError: see `quantise_weight`; or an override that names no matrix.
+    """
+    scheme.check(model.architecture)
+    given = scales or {}
+    return Packing(
+        scheme,
+        {
+            role: quantise_weight(matrix(model, role), scheme.of(role), given.get(role), name=role)
+            for role in matrices(model.architecture)
+            if scheme.of(role).bits != 32
+        },
+    )
 
 
 class QuantisedLinear(nn.Linear):
     """A linear as it is deployed: `weight` holds the dequantised integers."""
 
-    scheme: Scheme
+    rounds_activations: bool
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] -> [..., out]."""
-        return F.linear(round_activations(x) if self.scheme.activations else x, self.weight)
+        return F.linear(round_activations(x) if self.rounds_activations else x, self.weight)
 
 
 class QuantisedEmbedding(TiedEmbedding):
-    """A tied embedding as it is deployed: `weight` writes logits, `table` is read: the same, where it is rounded."""
+    """An embedding as it is deployed: `weight` is read; `head`, where it is tied, writes logits."""
 
-    scheme: Scheme
-    table: Tensor
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """[B, T] -> [B, T, width]."""
-        return F.embedding(tokens, self.table)
+    rounds_activations: bool
+    head: Tensor
 
     def project(self, h: Tensor) -> Tensor:
         """[..., width] -> logits [..., vocab]."""
-        return F.linear(round_activations(h) if self.scheme.activations else h, self.weight)
-
-
-def prepare_qat(model: HybridLM, scheme: Scheme = Scheme()) -> HybridLM:  # frozen
-    """Make every linear and the tied embedding of `model` round as deployed, in place; parameters keep their names."""
-    _retype(model, scheme, QatLinear, QatEmbedding)
-    return model
+        return F.linear(round_activations(h) if self.rounds_activations else h, self.head)
 
 
 @torch.no_grad()
-def quantised(model: HybridLM, scheme: Scheme = Scheme()) -> HybridLM:
-    """The eager model of deployment, from a plain model or one in QAT, which stays as it is.
+def quantised(model: HybridLM, how: Scheme | Packing = W4A8) -> HybridLM:
+    """The eager model of deployment, in evaluation mode; `model`, a plain one, stays as it is.
+
+    Against a model in QAT with the same scheme and scales no logit changes: weights and operations are the same.
 
     Raises:
-        QuantisationError: see `quantise_weight`.
+        QuantisationError: see `pack`.
+        CheckpointError: a packing of another model.
     """
-    deployed = copy.deepcopy(model).requires_grad_(False)
-    _retype(deployed, scheme, QuantisedLinear, QuantisedEmbedding)
-    for module in deployed.modules():
-        if isinstance(module, QuantisedLinear | QuantisedEmbedding):
-            plain = module.weight.clone()
-            module.weight.copy_(dequantise_weight(*quantise_weight(plain, scheme.group_size)))
-            if isinstance(module, QuantisedEmbedding):
-                module.register_buffer("table", module.weight if scheme.embedding else plain, persistent=False)
+    packing = how if isinstance(how, Packing) else pack(model, how)
+    packing.check(model.architecture)
+    weights = packing.weights(model)
+    deployed = HybridLM(model.architecture).requires_grad_(False).eval()
+    names = deployed.state_dict()
+    deployed.load_state_dict({name: weights[name] for name in names})
+    rounds = packing.scheme.activations
+    for name, module in deployed.named_modules():
+        if isinstance(module, TiedEmbedding):
+            module.__class__ = QuantisedEmbedding
+            module.register_buffer("head", weights[HEAD], persistent=False)
+            module.rounds_activations = rounds and HEAD in packing.integers  # type: ignore[assignment]
+        elif isinstance(module, nn.Linear):
+            module.__class__ = QuantisedLinear
+            module.rounds_activations = rounds and f"{name}.weight" in packing.integers  # type: ignore[assignment]
     return deployed
-
-
-def quantised_weights(model: HybridLM, group_size: int = 32) -> dict[str, tuple[Tensor, Tensor]]:
-    """(q, scale) of every linear and of the tied embedding, by parameter name: what an export packs."""
-    return {
-        f"{name}.weight": quantise_weight(module.weight, group_size)
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear | TiedEmbedding)
-    }
-
-
-def _retype(model: HybridLM, scheme: Scheme, linear: type[nn.Linear], embedding: type[TiedEmbedding]) -> None:
-    # Only behaviour differs, not state: changing the class keeps every parameter, its name and its optimiser state.
-    for module in model.modules():
-        kind: type[nn.Module] | None = None
-        if isinstance(module, nn.Linear):
-            kind = linear
-        elif isinstance(module, TiedEmbedding):
-            kind = embedding
-        if kind is not None:
-            module.__class__ = kind
-            module.scheme = scheme  # type: ignore[assignment]  # torch types attributes of Module as tensors

@@ -48,6 +48,7 @@ from device_agent.contracts.phone import (
 )
 from device_agent.contracts.profile import Figure, Profile, SustainedMinute, WorkloadProfile
 from device_agent.contracts.program import (
+    MatrixPrecision,
     Program,
     Quantisation,
     Sha256,
@@ -90,6 +91,7 @@ __all__ = [
     "LeaseResult",
     "LeaseState",
     "Limits",
+    "MatrixPrecision",
     "MeasureJob",
     "Measurement",
     "MemoryMap",

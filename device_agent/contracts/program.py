@@ -14,7 +14,7 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, StringConstraints
+from pydantic import BaseModel, Field, StringConstraints, model_validator
 
 from device_agent.contracts.base import Wire
 
@@ -32,17 +32,56 @@ def content_hash(value: BaseModel | Any) -> Sha256:
     return hashlib.sha256(canonical_json(value)).hexdigest()
 
 
+Bits = Literal[4, 8, 32]
+
+
+class MatrixPrecision(Wire):
+    """How one matrix is rounded: 4 bits have one scale per `group_size` inputs, 8 bits one per row, 32 bits none."""
+
+    bits: Bits
+    group_size: int | None = Field(default=None, ge=32, le=16_384, multiple_of=32)
+
+    @model_validator(mode="after")
+    def _groups_belong_to_four_bits(self) -> "MatrixPrecision":
+        if (self.bits == 4) != (self.group_size is not None):
+            raise ValueError("4 bits need a group_size, and no other bits have one")
+        return self
+
+
 class Quantisation(Wire):
     """The numerics of deployment, as torchao's 8da4w names them.
 
-    Weights: symmetric integers of `weight_bits`, one bfloat16 scale per `group_size` inputs. Activations: 8-bit
-    asymmetric per token, scales found at run time. `weight_bits=32` means float32 throughout.
+    Weights: symmetric integers of `weight_bits`; of 4 bits with one bfloat16 scale per `group_size` inputs, of 8 with
+    one per row. Activations: 8-bit asymmetric per token, scales found at run time. `weight_bits=32` means float32
+    throughout. `matrices` are exceptions, by the names of the parameters in `trainer.model`; the matrix that writes
+    logits is `lm_head.weight` there, tied or not.
     """
 
-    weight_bits: Literal[4, 32] = 4
+    weight_bits: Bits = 4
     group_size: int = Field(default=32, ge=32, le=16_384, multiple_of=32)
     activation_bits: Literal[8, 32] = 8
-    embedding_bits: Literal[4, 32] = 4
+    embedding_bits: Bits = 4
+    # What is not said is left out of the JSON: Programs keep the names they had before these fields were.
+    head_bits: Bits | None = Field(default=None, exclude_if=lambda bits: bits is None, description="None: weight_bits")
+    matrices: dict[str, MatrixPrecision] = Field(default_factory=dict, exclude_if=lambda given: not given)
+
+    @property
+    def weights(self) -> MatrixPrecision:
+        """Of the layers' matrices."""
+        return self._usual(self.weight_bits)
+
+    @property
+    def embedding(self) -> MatrixPrecision:
+        """Of the table that tokens are read from, where `matrices` says nothing."""
+        return self._usual(32 if self.weight_bits == 32 else self.embedding_bits)
+
+    @property
+    def head(self) -> MatrixPrecision:
+        """Of the matrix that writes logits, where `matrices` says nothing."""
+        return self._usual(self.head_bits or self.weight_bits)
+
+    def _usual(self, bits: Bits) -> MatrixPrecision:
+        return MatrixPrecision(bits=bits, group_size=self.group_size if bits == 4 else None)
 
 
 class StateSpec(Wire):

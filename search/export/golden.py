@@ -10,10 +10,11 @@ import torch
 
 from device_agent.contracts import Golden, Program, Quantisation
 from search.export.programs import export_model
+from search.numerics import scheme_of
 from search.ports import Store
 from trainer.architecture import Architecture, Attention, ShortConv
 from trainer.model import HybridLM
-from trainer.quantise import Scheme, quantised
+from trainer.quantise import pack, quantised
 
 ARCHITECTURE = Architecture(
     vocab_size=64,
@@ -41,9 +42,9 @@ def golden_model() -> HybridLM:
 def golden_logits(model: HybridLM) -> Golden:
     """What the 4-bit eager model says along fixed tokens, and the bound."""
     tokens = torch.randint(0, ARCHITECTURE.vocab_size, (1, TOKENS), generator=torch.Generator().manual_seed(_SEED))
-    group = Quantisation().group_size
-    rounded = quantised(model, Scheme(group))(tokens)[0, PREFILL - 1 :]
-    unrounded = quantised(model, Scheme(group, activations=False))(tokens)[0, PREFILL - 1 :]
+    packing = pack(model, scheme_of(Quantisation()))
+    rounded = quantised(model, packing)(tokens)[0, PREFILL - 1 :]
+    unrounded = quantised(model, packing.unrounded_activations())(tokens)[0, PREFILL - 1 :]
     return Golden(
         tokens=tuple(tokens[0].tolist()),
         prefill=PREFILL,

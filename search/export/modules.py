@@ -9,7 +9,7 @@ slices of RoPE and of the convolution's state.
 Every module takes x [1, S, d] with 1 <= S <= chunk, and gives (y, *returned states).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torch
@@ -21,7 +21,8 @@ from torchao.quantization.quantize_.workflows.intx.intx_unpacked_to_int8_tensor 
     IntxUnpackedToInt8TensorActivationQuantization,
 )
 
-from device_agent.contracts import Quantisation
+from device_agent.contracts import MatrixPrecision, Quantisation
+from trainer.precision import Precision
 from trainer.quantise import quantise_weight
 
 Weights = Mapping[str, Tensor]
@@ -29,22 +30,40 @@ Weights = Mapping[str, Tensor]
 _INT4: torch.dtype = getattr(torch, "int4")  # noqa: B009 - torch's stubs do not know it
 
 
-def _intx(weight: Tensor, group_size: int, dynamic_activations: bool) -> nn.Parameter:
-    q, scale = quantise_weight(weight, group_size)
-    activations = IntxUnpackedToInt8TensorActivationQuantization.INT8_ASYM_PER_TOKEN if dynamic_activations else None
+def _intx(weight: Tensor, precision: MatrixPrecision, scale: Tensor | None, activations: bool) -> nn.Parameter:
+    rounded = quantise_weight(weight, Precision(bits=precision.bits, group_size=precision.group_size), scale)
+    dynamic = IntxUnpackedToInt8TensorActivationQuantization.INT8_ASYM_PER_TOKEN if activations else None
     tensor = IntxUnpackedToInt8Tensor(
-        q, scale, torch.zeros_like(scale, dtype=torch.int8), _INT4, (1, group_size), torch.float32, activations
+        rounded.q,
+        rounded.scale,
+        torch.zeros_like(rounded.scale, dtype=torch.int8),
+        _INT4 if precision.bits == 4 else torch.int8,
+        (1, precision.group_size or weight.shape[1]),
+        torch.float32,
+        dynamic,
     )
     return nn.Parameter(tensor, requires_grad=False)
 
 
-def _linear(weight: Tensor, quantisation: Quantisation) -> nn.Linear:
-    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
-    if quantisation.weight_bits == 4:
-        layer.weight = _intx(weight, quantisation.group_size, quantisation.activation_bits == 8)
-    else:
-        layer.weight = nn.Parameter(weight, requires_grad=False)
-    return layer
+def _linears(weights: Weights, name: str, quantisation: Quantisation, parts: int = 1) -> list[nn.Linear]:
+    """The matrix `name`, its outputs cut into `parts`; rounded with the scales under `name` and ".scale", if any."""
+    precision = quantisation.matrices.get(name, quantisation.weights)
+    scales: Sequence[Tensor | None] = [None] * parts
+    if f"{name}.scale" in weights:
+        scales = weights[f"{name}.scale"].chunk(parts)
+    layers = []
+    for weight, scale in zip(weights[name].chunk(parts), scales, strict=True):
+        layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+        if precision.bits == 32:
+            layer.weight = nn.Parameter(weight, requires_grad=False)
+        else:
+            layer.weight = _intx(weight, precision, scale, quantisation.activation_bits == 8)
+        layers.append(layer)
+    return layers
+
+
+def _linear(weights: Weights, name: str, quantisation: Quantisation) -> nn.Linear:
+    return _linears(weights, name, quantisation)[0]
 
 
 class Norm(nn.Module):
@@ -70,10 +89,11 @@ class Embedding(nn.Module):
         super().__init__()
         weight = weights["weight"]
         self.table = nn.Embedding(weight.shape[0], weight.shape[1], device="meta")
-        if quantisation.weight_bits == 4 and quantisation.embedding_bits == 4:
-            self.table.weight = _intx(weight, quantisation.group_size, dynamic_activations=False)
-        else:
+        precision = quantisation.matrices.get("weight", quantisation.embedding)
+        if precision.bits == 32:
             self.table.weight = nn.Parameter(weight, requires_grad=False)
+        else:
+            self.table.weight = _intx(weight, precision, weights.get("weight.scale"), activations=False)
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, ...]:
         """Look up."""
@@ -86,9 +106,8 @@ class Conv(nn.Module):
     def __init__(self, weights: Weights, eps: float, quantisation: Quantisation) -> None:
         super().__init__()
         self.norm = Norm(weights["norm"], eps)
-        b, c, x = weights["in_proj"].chunk(3)
-        self.b, self.c, self.x = (_linear(part, quantisation) for part in (b, c, x))
-        self.out = _linear(weights["out_proj"], quantisation)
+        self.b, self.c, self.x = _linears(weights, "in_proj", quantisation, parts=3)
+        self.out = _linear(weights, "out_proj", quantisation)
         self.kernel = nn.Parameter(weights["conv"], requires_grad=False)
 
     def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, ...]:
@@ -110,10 +129,10 @@ class Attention(nn.Module):
     ) -> None:
         super().__init__()
         self.norm = Norm(weights["norm"], eps)
-        self.q = _linear(weights["q_proj"], quantisation)
-        self.k = _linear(weights["k_proj"], quantisation)
-        self.v = _linear(weights["v_proj"], quantisation)
-        self.out = _linear(weights["out_proj"], quantisation)
+        self.q = _linear(weights, "q_proj", quantisation)
+        self.k = _linear(weights, "k_proj", quantisation)
+        self.v = _linear(weights, "v_proj", quantisation)
+        self.out = _linear(weights, "out_proj", quantisation)
         self.q_norm = Norm(weights["q_norm"], eps)
         self.k_norm = Norm(weights["k_norm"], eps)
         self.register_buffer("cos", rope[0])
@@ -149,7 +168,7 @@ class FeedForward(nn.Module):
     def __init__(self, weights: Weights, eps: float, quantisation: Quantisation) -> None:
         super().__init__()
         self.norm = Norm(weights["norm"], eps)
-        self.w1, self.w2, self.w3 = (_linear(weights[name], quantisation) for name in ("w1", "w2", "w3"))
+        self.w1, self.w2, self.w3 = (_linear(weights, name, quantisation) for name in ("w1", "w2", "w3"))
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """[1, S, d] -> [1, S, d]."""
@@ -163,7 +182,8 @@ class Head(nn.Module):
     def __init__(self, weights: Weights, eps: float, quantisation: Quantisation) -> None:
         super().__init__()
         self.norm = Norm(weights["norm"], eps)
-        self.out = _linear(weights["weight"], quantisation)
+        given = quantisation.matrices.get("weight", quantisation.head)
+        self.out = _linear(weights, "weight", quantisation.model_copy(update={"matrices": {"weight": given}}))
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """[1, S, d] -> [1, 1, V]."""

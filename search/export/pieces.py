@@ -14,8 +14,10 @@ from typing_extensions import override
 from device_agent.contracts import Quantisation, Sha256, StateSpec, content_hash
 from device_agent.contracts.base import Wire
 from search.export import modules
+from search.numerics import refuse_unlowerable
 from trainer.architecture import Architecture, ShortConv
 from trainer.model import rope
+from trainer.precision import EMBEDDING, HEAD
 
 _FORMAT = "2"  # raised when `modules` or `lower` changes what is lowered, so that old bytes are not taken for new
 
@@ -195,23 +197,34 @@ def pieces_of(
     """(name, piece, weight name -> parameter name of `trainer.model`), in the order of the chain.
 
     An operator and its FFN are pieces of their own: distinct pieces then add where distinct blocks would multiply.
+
+    Raises:
+        CannotBeLowered: the phone's kernels have no operator for these numerics.
     """
+    refuse_unlowerable(quantisation)
     a = architecture
-    common = _Common(width=a.width, chunk=chunk, quantisation=quantisation)
-    embed = "model.embed_tokens.weight"
-    yield "embedding", EmbeddingPiece(**common, vocab_size=a.vocab_size), {"weight": embed}
+
+    def common(names: dict[str, str]) -> _Common:
+        exceptions = {
+            short: quantisation.matrices[long] for short, long in names.items() if long in quantisation.matrices
+        }
+        own = quantisation.model_copy(update={"matrices": exceptions})
+        return _Common(width=a.width, chunk=chunk, quantisation=own)
+
+    names = {"weight": EMBEDDING}
+    yield "embedding", EmbeddingPiece(**common(names), vocab_size=a.vocab_size), names
     for i, block in enumerate(a.blocks):
         layer = f"model.layers.{i}"
         names = {"norm": f"{layer}.operator_norm.weight"}
         if isinstance(block, ShortConv):
             names |= {name: f"{layer}.conv.{name}.weight" for name in ("in_proj", "conv", "out_proj")}
-            yield f"layers.{i}.conv", ConvPiece(**common, kernel=block.kernel, eps=a.norm_eps), names
+            yield f"layers.{i}.conv", ConvPiece(**common(names), kernel=block.kernel, eps=a.norm_eps), names
         else:
             at = f"{layer}.self_attn"
             names |= {name: f"{at}.{name}.weight" for name in ("q_proj", "k_proj", "v_proj", "out_proj")}
             names |= {"q_norm": f"{at}.q_layernorm.weight", "k_norm": f"{at}.k_layernorm.weight"}
             attention = AttentionPiece(
-                **common,
+                **common(names),
                 heads=block.heads,
                 kv_heads=block.kv_heads,
                 head_dim=block.head_dim,
@@ -222,6 +235,15 @@ def pieces_of(
             yield f"layers.{i}.attention", attention, names
         names = {"norm": f"{layer}.ffn_norm.weight"}
         names |= {name: f"{layer}.feed_forward.{name}.weight" for name in ("w1", "w2", "w3")}
-        yield f"layers.{i}.ffn", FeedForwardPiece(**common, ffn_width=a.ffn_width, eps=a.norm_eps), names
-    head = HeadPiece(**common, vocab_size=a.vocab_size, eps=a.norm_eps)
-    yield "head", head, {"norm": "model.embedding_norm.weight", "weight": embed}
+        yield f"layers.{i}.ffn", FeedForwardPiece(**common(names), ffn_width=a.ffn_width, eps=a.norm_eps), names
+    head = HeadPiece(**common({"weight": HEAD}), vocab_size=a.vocab_size, eps=a.norm_eps)
+    yield "head", head, {"norm": "model.embedding_norm.weight", "weight": EMBEDDING if a.tied else HEAD}
+
+
+def weights_of(piece: Piece, weights: modules.Weights, names: dict[str, str]) -> dict[str, Tensor]:
+    """A piece's own weights out of a model's or a `Packing`'s, with the scales that come beside them."""
+    if piece.kind == "head" and HEAD in weights:
+        names = {**names, "weight": HEAD}  # a tied matrix may be rounded one way to be read, and another to be written
+    own = {short: weights[long] for short, long in names.items()}
+    scales = {f"{short}.scale": f"{long}.scale" for short, long in names.items()}
+    return own | {short: weights[long] for short, long in scales.items() if long in weights}

@@ -10,11 +10,13 @@ from pydantic import BaseModel, TypeAdapter
 from device_agent.contracts import Program, Quantisation, Sha256, StageSpec
 from search.export import modules
 from search.export.lower import lower
-from search.export.pieces import Piece, pieces_of, toolchain
+from search.export.pieces import Piece, pieces_of, toolchain, weights_of
+from search.numerics import quantisation_of, scheme_of
 from search.ports import BlockCache, Exported, Store
 from search.spec import SearchSpec
 from trainer.architecture import Architecture
 from trainer.model import HybridLM
+from trainer.quantise import Packing, pack
 
 _PIECE: TypeAdapter[Piece] = TypeAdapter(Piece)
 
@@ -116,14 +118,31 @@ def _compose(
 
 
 def export_model(
-    model: HybridLM, *, context_length: int, prefill_chunk: int, quantisation: Quantisation, store: Store
+    model: HybridLM,
+    *,
+    context_length: int,
+    prefill_chunk: int,
+    quantisation: Quantisation | Packing,
+    store: Store,
 ) -> Program:
-    """The monolithic Program of a trained model: one file, one stage."""
-    weights = {name: tensor.detach().float() for name, tensor in model.state_dict().items()}
+    """The monolithic Program of a trained model: one file, one stage.
+
+    A Packing gives the integers that were trained or searched; a Quantisation rounds the weights to nearest.
+
+    Raises:
+        CannotBeLowered: the phone's kernels have no operator for these numerics.
+        QuantisationError: a group that does not divide, or a matrix that the architecture does not have.
+    """
+    if isinstance(quantisation, Packing):
+        packing, quantisation = quantisation, quantisation_of(quantisation.scheme)
+        packing.check(model.architecture)
+    else:
+        packing = pack(model, scheme_of(quantisation))
+    weights = packing.weights(model)
     parts, arity, states = [], [], []
     pieces = list(pieces_of(model.architecture, context=context_length, chunk=prefill_chunk, quantisation=quantisation))
     for name, piece, parameters in pieces:
-        parts.append(piece.module({short: weights[long] for short, long in parameters.items()}))
+        parts.append(piece.module(weights_of(piece, weights, parameters)))
         arity.append((piece.takes_position, len(piece.states())))
         states += [s.model_copy(update={"name": f"{name}.{s.name}"}) for s in piece.states()]
     module = modules.Chain(parts, arity)

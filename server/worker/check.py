@@ -1,6 +1,6 @@
 """Are the phone's tokens those of the same quantised model in PyTorch?
 
-Both hold the same 4-bit integers and differ in how 8-bit activations are rounded. With Q the eager quantised logits
+Both hold the same integers and differ in how 8-bit activations are rounded. With Q the eager quantised logits
 and W those of the same weights with unrounded activations, phone and Q are two roundings of W of the same step, so a
 logit of the phone may differ from Q by b = 2 max|Q - W|. A greedy choice may then differ only where Q's two logits
 are within 2 b: a near tie. Everything is judged along the tokens that the phone took.
@@ -13,27 +13,24 @@ import torch
 from torch import Tensor
 
 from device_agent.contracts import Generation, Quantisation
+from search.numerics import scheme_of
 from server.runs import NearTie, TokenCheck
 from trainer.generate import teacher_forced
 from trainer.model import HybridLM
-from trainer.quantise import Scheme, quantised
+from trainer.precision import EMBEDDING
+from trainer.quantise import Packing, pack, quantised
 
 _FLOAT_BOUND = 1e-3  # activations are not rounded: only the order of sums differs
 
 
-def scheme_of(quantisation: Quantisation) -> Scheme:
-    """What a Program of 4-bit weights rounds."""
-    return Scheme(
-        group_size=quantisation.group_size,
-        activations=quantisation.activation_bits == 8,
-        embedding=quantisation.embedding_bits == 4,
-    )
+def check_tokens(model: HybridLM, quantisation: Quantisation | Packing, generation: Generation) -> TokenCheck:
+    """Compare every step's choice and both of its logits with the eager model's.
 
-
-def check_tokens(model: HybridLM, quantisation: Quantisation, generation: Generation) -> TokenCheck:
-    """Compare every step's choice and both of its logits with the eager model's."""
+    A Packing holds the integers that were exported; a Quantisation says that the model was rounded to nearest.
+    """
     tokens = [step.token for step in generation.steps]
-    eager, bound = _expected(model, quantisation, generation.prompt, tokens)
+    packing = quantisation if isinstance(quantisation, Packing) else pack(model, scheme_of(quantisation))
+    eager, bound = _expected(model, packing, generation.prompt, tokens)
     choices = eager.argmax(dim=-1).tolist()
     ties, worst = [], 0.0
     for position, (step, choice) in enumerate(zip(generation.steps, choices, strict=True)):
@@ -54,15 +51,10 @@ def check_tokens(model: HybridLM, quantisation: Quantisation, generation: Genera
     )
 
 
-def _expected(
-    model: HybridLM, quantisation: Quantisation, prompt: tuple[int, ...], tokens: list[int]
-) -> tuple[Tensor, float]:
+def _expected(model: HybridLM, packing: Packing, prompt: tuple[int, ...], tokens: list[int]) -> tuple[Tensor, float]:
     """The logits that a Program should give along `tokens`, and by how much one of them may differ."""
-    if quantisation.weight_bits == 32:
-        return teacher_forced(model, prompt, tokens), _FLOAT_BOUND
-    scheme = scheme_of(quantisation)
-    eager = teacher_forced(quantised(model, scheme), prompt, tokens)
-    if not scheme.activations:
+    eager = teacher_forced(quantised(model, packing), prompt, tokens)
+    if not packing.scheme.activations or packing.integers.keys() <= {EMBEDDING}:
         return eager, _FLOAT_BOUND
-    unrounded = quantised(model, Scheme(scheme.group_size, activations=False, embedding=scheme.embedding))
+    unrounded = quantised(model, packing.unrounded_activations())
     return eager, 2 * (eager - teacher_forced(unrounded, prompt, tokens)).abs().max().item()

@@ -11,22 +11,25 @@ import torch
 from device_agent.contracts import Blame, FulcrumError, Generation, Profile, Program, Quantisation, content_hash
 from search.export import export_model
 from search.export.pieces import toolchain
+from search.numerics import quantisation_of, scheme_of
 from server.claims import ClaimedRun
 from server.errors import Cancelled
 from server.ledger import RunLedger, SqlBlockCache
 from server.ports import PhoneBench
 from server.runs import StageRecord, StageRequest, WorkState
 from server.services import Services
-from server.worker.check import check_tokens, scheme_of
+from server.worker.check import check_tokens
 from server.worker.corpus import prepared
 from trainer import pipeline
 from trainer.checkpoint import Checkpoint
 from trainer.pretrain import Pretrain, Teacher
+from trainer.ptq import Ptq
 from trainer.qat import Qat
 from trainer.stage import Outcome
 
 _REPORT_SECONDS = 0.5
-_KINDS: dict[str, type[Teacher | Pretrain | Qat]] = {"teacher": Teacher, "pretrain": Pretrain, "qat": Qat}
+_Stage = Teacher | Pretrain | Qat | Ptq
+_KINDS: dict[str, type[_Stage]] = {"teacher": Teacher, "pretrain": Pretrain, "qat": Qat, "ptq": Ptq}
 
 
 class PromptTooLong(FulcrumError):
@@ -132,9 +135,11 @@ class _Run:
 
     def _export(self, checkpoint: Checkpoint) -> Program:
         search = self._search
+        packing = checkpoint.packing()
+        numerics = search.quantisation if packing is None else quantisation_of(packing.scheme)
         what = {
             "checkpoint": checkpoint.directory.name,
-            "quantisation": search.quantisation.model_dump(mode="json"),
+            "quantisation": numerics.model_dump(mode="json"),
             "context": search.context_length,
             "chunk": search.prefill_chunk,
         }
@@ -146,31 +151,26 @@ class _Run:
             checkpoint.model(),
             context_length=search.context_length,
             prefill_chunk=search.prefill_chunk,
-            quantisation=search.quantisation,
+            quantisation=packing or numerics,
             store=self._services.artifacts,
         )
         self._cache.put(key, program.model_dump_json())
         return program
 
     def _conclude(self, checkpoint: Checkpoint, generation: Generation) -> None:
-        check = check_tokens(checkpoint.model(), self._search.quantisation, generation)
+        check = check_tokens(checkpoint.model(), checkpoint.packing() or self._search.quantisation, generation)
         taken = [step.token for step in generation.steps]
         self._ledger.generation(generation, checkpoint.tokenizer.decode(taken), check)
         self._ledger.progress("done", 1, 1)
 
 
-def stage_of(request: StageRequest, quantisation: Quantisation) -> Teacher | Pretrain | Qat:
-    """The stage asked for; QAT rounds as the search's Programs do."""
-    stage: Teacher | Pretrain | Qat = _KINDS[request.name]()
-    changes: dict[str, object] = {} if request.tokens is None else {"tokens": request.tokens}
-    if isinstance(stage, Qat) and quantisation.weight_bits == 4:
-        scheme = scheme_of(quantisation)
-        changes |= {
-            "group_size": scheme.group_size,
-            "activations": scheme.activations,
-            "embedding": scheme.embedding,
-        }
-    return stage.model_copy(update=changes)
+def stage_of(request: StageRequest, quantisation: Quantisation) -> _Stage:
+    """The stage asked for; what quantises rounds as the search's Programs do, unless its options say otherwise."""
+    given: dict[str, object] = {"scheme": scheme_of(quantisation)} if request.name in ("qat", "ptq") else {}
+    given |= request.options
+    if request.tokens is not None:
+        given["tokens"] = request.tokens
+    return _KINDS[request.name].model_validate(given)
 
 
 class _Throttle:

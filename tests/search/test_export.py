@@ -28,7 +28,8 @@ from search.export.pieces import pieces_of
 from search.spec import SearchSpec
 from trainer.architecture import Architecture, Attention, ShortConv
 from trainer.model import HybridLM
-from trainer.quantise import Scheme, quantised
+from trainer.precision import Scheme
+from trainer.quantise import quantised
 
 CONTEXT, CHUNK = 96, 32
 FLOAT = Quantisation(weight_bits=32, activation_bits=32, embedding_bits=32)

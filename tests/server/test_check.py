@@ -14,14 +14,17 @@ import torch
 from torch import Tensor
 
 from device_agent.contracts import Condition, Generation, Quantisation, TokenStep, Transfer
+from search.numerics import quantisation_of, scheme_of
 from server.clock import utc_now
 from server.runs import StageRequest
-from server.worker.check import check_tokens, scheme_of
+from server.worker.check import check_tokens
 from server.worker.training import stage_of
 from trainer.architecture import Architecture, Attention, ShortConv
 from trainer.cache import Cache, ConvState
 from trainer.model import HybridLM
+from trainer.precision import EIGHT, FULL, Precision, Scheme
 from trainer.pretrain import Pretrain
+from trainer.ptq import Ptq
 from trainer.qat import Qat
 from trainer.quantise import quantised
 
@@ -68,7 +71,7 @@ def talk(answer: Answer, steps: int = STEPS) -> Generation:
 
 
 def deployed(model: HybridLM, quantisation: Quantisation = USUAL) -> HybridLM:
-    return model if quantisation.weight_bits == 32 else quantised(model, scheme_of(quantisation))
+    return quantised(model, scheme_of(quantisation))
 
 
 def other_sums(model: HybridLM) -> HybridLM:
@@ -87,6 +90,8 @@ def other_sums(model: HybridLM) -> HybridLM:
         {},
         {"group_size": 64},
         {"embedding_bits": 32},
+        {"embedding_bits": 8, "head_bits": 8},
+        {"weight_bits": 8, "head_bits": 4},
         {"activation_bits": 32},
         {"weight_bits": 32},
         {"weight_bits": 32, "activation_bits": 32, "embedding_bits": 32},
@@ -166,9 +171,14 @@ def test_a_choice_that_no_tie_explains_is_caught(model: HybridLM) -> None:
 
 
 def test_qat_rounds_as_the_searchs_programs_do() -> None:
-    quantisation = Quantisation(group_size=64, activation_bits=32, embedding_bits=32)
-    qat = stage_of(StageRequest(name="qat", tokens=7), quantisation)
+    quantisation = Quantisation(group_size=64, activation_bits=32, embedding_bits=32, head_bits=8)
+    qat = stage_of(StageRequest(name="qat", tokens=7, options={"scales": "learned"}), quantisation)
+    groups = Precision(bits=4, group_size=64)
     assert isinstance(qat, Qat)
-    assert (qat.tokens, qat.group_size, qat.activations, qat.embedding) == (7, 64, False, False)
+    assert (qat.tokens, qat.scales) == (7, "learned")
+    assert qat.scheme == Scheme(weights=groups, embedding=FULL, head=EIGHT, activations=False)
+    assert quantisation_of(qat.scheme) == quantisation
+    ptq = stage_of(StageRequest(name="ptq", options={"scheme": {"weights": {"bits": 8}}, "byte_budget": 9}), USUAL)
+    assert ptq == Ptq(scheme=Scheme(weights=EIGHT), byte_budget=9)
     assert stage_of(StageRequest(name="qat"), USUAL) == Qat()
     assert stage_of(StageRequest(name="pretrain"), quantisation) == Pretrain()

@@ -24,7 +24,7 @@ def _stages() -> list[Teacher | Pretrain | Qat]:
     return [
         Teacher(tokens=2_560, **_SMALL),
         Pretrain(tokens=3_840, learning_rate=1e-2, **_SMALL),
-        Qat(tokens=2_560, stochastic_rounding=True, **_SMALL),
+        Qat(tokens=2_560, masters="bfloat16", scales="learned", **_SMALL),
     ]
 
 

@@ -17,7 +17,6 @@ from trainer.data import Batch, Corpus
 from trainer.engine import Recipe, Run, bits_per_byte, hard_labels, train
 from trainer.errors import CheckpointError, Interrupted, TokenizerError, TrainingDiverged
 from trainer.model import HybridLM
-from trainer.qat import stochastically_rounded
 
 _RECIPE = Recipe(tokens=4 * 32 * 24, batch=4, sequence=32, learning_rate=1e-2, seed=5)
 
@@ -211,16 +210,3 @@ def test_a_checkpoint_without_sums_is_still_read_and_its_damage_named(
     (kept.directory / "tokenizer.json").write_text("{")
     with pytest.raises(TokenizerError):
         _ = kept.tokenizer
-
-
-def test_stochastic_rounding_is_unbiased_seeded_and_gives_neighbouring_bfloat16s() -> None:
-    x = torch.tensor([0.3, -0.3, 1.0, 1e-30, 123.456, -7e5, 0.0]).repeat(20_000, 1)
-    rounded = stochastically_rounded(x, torch.Generator().manual_seed(1))
-    assert torch.equal(rounded, rounded.bfloat16().float())
-    assert torch.equal(rounded, stochastically_rounded(x, torch.Generator().manual_seed(1)))
-    assert torch.equal(rounded[:, [2, 6]], x[:, [2, 6]])  # bfloat16s already
-    step = x[0].abs() * 2**-7
-    error = (rounded.double().mean(0) - x[0].double()).abs()
-    assert bool((error <= 4 * step / 2 / math.sqrt(20_000)).all())
-    nearest_error = (x[0].bfloat16().double() - x[0].double()).abs()
-    assert error[0] < nearest_error[0] / 3
