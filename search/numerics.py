@@ -45,7 +45,7 @@ def refuse_unlowerable(quantisation: Quantisation) -> None:
     """Raise CannotBeLowered where a linear has integer weights and activations in float32.
 
     XNNPACK in ExecuTorch 1.4.1 takes such a linear into its delegate without complaint, and computes something else:
-    outputs were off by two to fifty times their size (8-bit rows, 4-bit groups; tests/search/test_numerics.py).
+    for random 96 x 128 weights, outputs of up to 32 were off by up to 77 (4 bits in groups of 32) and 1,500 (8 bits).
     """
     linears = [quantisation.weights, quantisation.head]
     linears += [precision for role, precision in quantisation.matrices.items() if role != EMBEDDING]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from trainer.calibrate import Watch, listening, mean_squares
 from trainer.data import Batch
 from trainer.model import HybridLM, Layer, Pass
-from trainer.precision import EMBEDDING, HEAD, Precision, Scheme
+from trainer.precision import HEAD, Precision, Scheme
 from trainer.quantise import (
     Integers,
     Packing,
@@ -21,7 +21,7 @@ from trainer.quantise import (
     quantised,
     round_activations,
 )
-from trainer.scales import search_scale, search_scales
+from trainer.scales import found_scale, search_scales
 
 Method = Literal["nearest", "gptq"]
 Scales = Literal["absmax", "searched"]
@@ -66,10 +66,7 @@ def gptq(
     watch: Watch | None = None,
 ) -> Packing:
     """Layer after layer, each calibrated on what the rounded layers before it give; the embedding to nearest."""
-    read = {}
-    if scales == "searched" and scheme.of(EMBEDDING).bits != 32:
-        read[EMBEDDING] = search_scale(matrix(model, EMBEDDING), scheme.of(EMBEDDING))
-    packing = pack(model, scheme, read)
+    packing = pack(model, scheme)
     deployed = quantised(model, packing)
     inputs = [deployed.model.embed_tokens(batch.inputs) for batch in batches]
     passes = [_pass(deployed, batch) for batch in batches]
@@ -102,7 +99,7 @@ class _Solver:
     def solve(self, role: str, hessian: Tensor) -> Integers:
         weight, precision = matrix(self._model, role).detach().float(), self._scheme.of(role)
         importance = hessian.diagonal().float()
-        scale = search_scale(weight, precision, importance) if self._scales == "searched" else None
+        scale = found_scale(role, weight, precision, importance) if self._scales == "searched" else None
         self.integers[role] = solve(weight, hessian, precision, scale)
         return self.integers[role]
 

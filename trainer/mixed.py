@@ -20,7 +20,7 @@ from trainer.model import HybridLM, Pass
 from trainer.options import CANDIDATES
 from trainer.precision import EMBEDDING, HEAD, Precision, Scheme, matrices
 from trainer.quantise import matrix, quantise_weight
-from trainer.scales import search_scale
+from trainer.scales import found_scale
 
 Costs = Mapping[str, Mapping[Precision, float]]
 """By role and precision, in nats a token."""
@@ -51,7 +51,7 @@ def sensitivities(
     candidates: Sequence[Precision] = CANDIDATES,
     watch: Watch | None = None,
 ) -> dict[str, dict[Precision, float]]:
-    """KL(full || one matrix rounded) in nats a token, by role and precision; scales are searched.
+    """KL(full || one matrix rounded) in nats a token, by role and precision; scales are those of `found_scale`.
 
     Layers before the matrix are not computed again. Memory: the inputs of every layer, for all batches.
 
@@ -68,7 +68,9 @@ def sensitivities(
         for precision in fitting:
             rounded = plain
             if precision.bits != 32:
-                rounded = quantise_weight(plain, precision, search_scale(plain, precision), name=role).dequantised()
+                rounded = quantise_weight(
+                    plain, precision, found_scale(role, plain, precision), name=role
+                ).dequantised()
             costs[role][precision] = probe.divergence(role, rounded)
             done += 1
             if watch:

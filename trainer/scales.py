@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from trainer.model import HybridLM
-from trainer.precision import Precision, Scheme, matrices
-from trainer.quantise import absmax_scale, as_bfloat16, bounds, group_size, matrix
+from trainer.precision import EMBEDDING, HEAD, Precision, Scheme, matrices
+from trainer.quantise import absmax_scale, as_bfloat16, bounds, group_size, matrix, quantise_weight
 
 # Shrinking clips the largest elements and tells the others apart better. One is in the grid, so a search never loses;
 # what is above it takes 7 steps, not 7.5, to the largest element.
@@ -44,7 +44,19 @@ def search_scales(model: HybridLM, scheme: Scheme, importance: Mapping[str, Tens
     """Scales of every matrix that `scheme` rounds, by role; `importance` by role, see `search_scale`."""
     known = importance or {}
     return {
-        role: search_scale(matrix(model, role).detach(), scheme.of(role), known.get(role))
+        role: found_scale(role, matrix(model, role).detach(), scheme.of(role), known.get(role))
         for role in matrices(model.architecture)
         if scheme.of(role).bits != 32
     }
+
+
+def found_scale(role: str, weight: Tensor, precision: Precision, importance: Tensor | None = None) -> Tensor:
+    """`search_scale` for the matrices of layers; for embedding and head the scale of the largest element.
+
+    The least error of a head's weights is not the least of its logits: what is clipped has the sign of the weight, so
+    that logits shrink. Searched too, the head alone raised the held-out loss of a small model from 0.0097 to 0.017 bits
+    per byte above full precision, where searching the layers lowered it to 0.004.
+    """
+    if role in (EMBEDDING, HEAD):
+        return quantise_weight(weight, precision, name=role).scale
+    return search_scale(weight, precision, importance)
