@@ -13,6 +13,7 @@ _EXTRAS = {
     "adb_shell": "agent",
     "cryptography": "agent",
     "executorch": "search",
+    "gguf": "trainer",
     "optuna": "search",
     "torch": "trainer",
 }

@@ -1,0 +1,204 @@
+"""An Lfm2 model as a GGUF file. Names of fields and tensors: llama.cpp, src/models/lfm2.cpp and conversion/lfm2.py."""
+
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from gguf import MODEL_ARCH, MODEL_ARCH_NAMES, GGMLQuantizationType, GGUFWriter, LlamaFileType
+from gguf.constants import GGML_QUANT_VERSION
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from trainer.architecture import Architecture, Attention
+from trainer.errors import CheckpointError, UnsupportedArchitecture
+from trainer.files import fresh_draft, fsync_directory, fsync_file
+from trainer.gguf.q4_0 import pack
+from trainer.gguf.vocabulary import add_vocabulary
+from trainer.interop import to_config
+from trainer.model import HybridLM
+from trainer.quantise import Scheme, quantise_weight
+
+PlainType = Literal["f32", "f16", "bf16"]
+WeightType = Literal[PlainType, "q4_0"]
+
+_FILE_TYPES = {
+    "f32": LlamaFileType.ALL_F32,
+    "f16": LlamaFileType.MOSTLY_F16,
+    "bf16": LlamaFileType.MOSTLY_BF16,
+    "q4_0": LlamaFileType.MOSTLY_Q4_0,
+}
+_SCHEME = Scheme()
+_EMBEDDING = "model.embed_tokens.weight"
+_NAMES = {  # ours, which are transformers', after "model." -> llama.cpp's
+    "embed_tokens": "token_embd",
+    "embedding_norm": "token_embd_norm",
+    "operator_norm": "attn_norm",
+    "ffn_norm": "ffn_norm",
+    "conv.in_proj": "shortconv.in_proj",
+    "conv.conv": "shortconv.conv",
+    "conv.out_proj": "shortconv.out_proj",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.out_proj": "attn_output",
+    "self_attn.q_layernorm": "attn_q_norm",
+    "self_attn.k_layernorm": "attn_k_norm",
+    "feed_forward.w1": "ffn_gate",
+    "feed_forward.w2": "ffn_down",
+    "feed_forward.w3": "ffn_up",
+}
+
+
+class Entry(NamedTuple):
+    """A tensor of the file; of Q4_0 the rows' bytes, otherwise its values."""
+
+    name: str
+    array: NDArray[np.generic]
+    kind: GGMLQuantizationType
+
+
+class Written(NamedTuple):
+    """What a file became. `rounded` counts the 4-bit groups whose scale fp16 holds only nearly; 0 is exact."""
+
+    file: Path
+    size: int
+    rounded: int
+
+
+def save_gguf(
+    model: HybridLM, file: Path, *, tokenizer: Tokenizer | None, kind: WeightType = "f32", scheme: Scheme = _SCHEME
+) -> Written:
+    """Write `model` as a file that llama.cpp loads, in place of one that is there; without a tokenizer it has no words.
+
+    Norms and convolutions are float32 always. "q4_0" rounds as deployment does: what `quantise_weight` gives is taken
+    over integer by integer; where `scheme` reads tokens from an unrounded embedding, the file has both matrices.
+
+    Raises:
+        UnsupportedArchitecture: llama.cpp's lfm2 cannot be this model; nothing is written.
+        QuantisationError: see `pack` and `quantise_weight`.
+        TokenizerError: see `add_vocabulary`.
+        CheckpointError: the disk is full or refuses; what was there before is untouched.
+    """
+    counted: list[int] = []
+    entries = _entries(model, kind, scheme, counted)
+    write(file, model.architecture, entries, kind=kind, tokenizer=tokenizer)
+    return Written(file, file.stat().st_size, sum(counted))
+
+
+def write(
+    file: Path,
+    architecture: Architecture,
+    entries: Iterable[Entry],
+    *,
+    kind: WeightType,
+    tokenizer: Tokenizer | None,
+) -> None:
+    """Write a file of these tensors; see `save_gguf`, which makes them of a model."""
+    refuse_unknown(architecture)
+    folder: Path | None = None
+    try:
+        folder = fresh_draft(file)
+        draft = folder / file.name
+        writer = GGUFWriter(draft, MODEL_ARCH_NAMES[MODEL_ARCH.LFM2])
+        _describe(writer, architecture)
+        writer.add_file_type(_FILE_TYPES[kind])
+        writer.add_quantization_version(GGML_QUANT_VERSION)
+        if tokenizer is None:
+            writer.add_tokenizer_model("none")
+        else:
+            add_vocabulary(writer, tokenizer, architecture.vocab_size)
+        for entry in entries:
+            writer.add_tensor(entry.name, entry.array, raw_dtype=entry.kind)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        fsync_file(draft)
+        draft.rename(file)
+        fsync_directory(file.parent)
+    except OSError as wrong:
+        raise CheckpointError(
+            f"{file} cannot be written: {wrong}", advice="free some space, or name another"
+        ) from wrong
+    finally:
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def refuse_unknown(architecture: Architecture) -> None:
+    """Raises UnsupportedArchitecture unless llama.cpp's lfm2 can be this model."""
+    to_config(architecture)
+    attentions = [block for block in architecture.blocks if isinstance(block, Attention)]
+    if len(attentions) in (0, architecture.depth):
+        raise UnsupportedArchitecture(
+            "llama.cpp's lfm2 has both convolutions and attention, and this model has one of them alone",
+            advice="export a Hugging Face folder",
+        )
+    for block in attentions[:1]:  # all are alike, says to_config
+        if block.heads * block.head_dim != architecture.width:
+            raise UnsupportedArchitecture(
+                f"llama.cpp's lfm2 has queries as wide as the model ({architecture.width}), and this one has "
+                f"{block.heads} heads of {block.head_dim}",
+                advice="export a Hugging Face folder, or choose heads that fill the width",
+            )
+
+
+def _describe(writer: GGUFWriter, architecture: Architecture) -> None:
+    config = to_config(architecture)
+    keys = [block.kv_heads if isinstance(block, Attention) else 0 for block in architecture.blocks]
+    writer.add_block_count(architecture.depth)
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(architecture.width)
+    writer.add_feed_forward_length(architecture.ffn_width)
+    writer.add_head_count(config["num_attention_heads"])
+    writer.add_head_count_kv(keys)
+    writer.add_key_length(config["head_dim"])
+    writer.add_value_length(config["head_dim"])
+    writer.add_rope_dimension_count(config["head_dim"])
+    writer.add_rope_freq_base(architecture.rope_theta)
+    writer.add_layer_norm_rms_eps(architecture.norm_eps)
+    writer.add_vocab_size(architecture.vocab_size)
+    writer.add_shortconv_l_cache(config["conv_L_cache"])
+
+
+def tensor_name(parameter: str) -> str:
+    """llama.cpp's name of a parameter of `trainer.model`."""
+    name = parameter.removeprefix("model.").removesuffix(".weight")
+    if not name.startswith("layers."):
+        return f"{_NAMES[name]}.weight"
+    _, index, rest = name.split(".", 2)
+    return f"blk.{index}.{_NAMES[rest]}.weight"
+
+
+def _entries(model: HybridLM, kind: WeightType, scheme: Scheme, counted: list[int]) -> Iterator[Entry]:
+    for parameter, tensor in model.state_dict().items():
+        name, weight = tensor_name(parameter), tensor.detach().float()
+        if weight.dim() != 2:
+            yield _plain(name, weight.squeeze(1) if weight.dim() == 3 else weight, "f32")  # a kernel is [d, 1, k]
+        elif kind != "q4_0":
+            yield _plain(name, weight, kind)
+        elif parameter == _EMBEDDING and not scheme.embedding:
+            yield _plain(name, weight, "f32")
+            yield _rounded("output.weight", weight, scheme, counted)
+        else:
+            yield _rounded(name, weight, scheme, counted)
+
+
+def _plain(name: str, weight: Tensor, kind: PlainType) -> Entry:
+    match kind:
+        case "f32":
+            return Entry(name, weight.numpy(), GGMLQuantizationType.F32)
+        case "f16":
+            return Entry(name, weight.half().numpy(), GGMLQuantizationType.F16)
+        case "bf16":  # numpy has none
+            return Entry(name, weight.bfloat16().view(torch.uint8).numpy(), GGMLQuantizationType.BF16)
+
+
+def _rounded(name: str, weight: Tensor, scheme: Scheme, counted: list[int]) -> Entry:
+    packed = pack(*quantise_weight(weight, scheme.group_size))
+    counted.append(packed.rounded)
+    return Entry(name, packed.blocks, GGMLQuantizationType.Q4_0)

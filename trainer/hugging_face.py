@@ -1,0 +1,75 @@
+"""The deliberate export of a model for transformers: a folder that AutoModelForCausalLM and AutoTokenizer load."""
+
+import copy
+import json
+import shutil
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors import SafetensorError
+from tokenizers import Tokenizer
+
+from trainer.errors import CheckpointError, UnsupportedArchitecture
+from trainer.files import fresh_draft, fsync_directory, write_text
+from trainer.interop import save_folder
+from trainer.model import HybridLM
+from trainer.quantise import Scheme, quantised
+from trainer.tokenizer import end_of_text
+
+Dtype = Literal["f32", "f16", "bf16"]
+
+_DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
+
+
+def as_deployed(model: HybridLM, scheme: Scheme) -> HybridLM:
+    """A plain model whose weights are what 4 bits hold of them; its activations are not rounded.
+
+    The product of a 4-bit integer and a bfloat16 scale has at most 11 significant bits: float16 holds it exactly
+    within its range, bfloat16 does not.
+
+    Raises:
+        UnsupportedArchitecture: tokens are read from an unrounded embedding, so embedding and head would differ.
+        QuantisationError: see `quantise_weight`.
+    """
+    if not scheme.embedding:
+        raise UnsupportedArchitecture(
+            "the deployed model reads tokens from an unrounded embedding, and its head is rounded",
+            advice="export the weights as they were trained: without rounding, or as GGUF",
+        )
+    plain = copy.deepcopy(model)
+    plain.load_state_dict(quantised(model, scheme).state_dict())
+    return plain
+
+
+def save_hugging_face(model: HybridLM, directory: Path, *, tokenizer: Tokenizer, dtype: Dtype = "f32") -> None:
+    """Write config.json, generation_config.json, model.safetensors, tokenizer.json and tokenizer_config.json.
+
+    The directory appears whole or not at all.
+
+    Raises:
+        UnsupportedArchitecture: see `to_config`.
+        CheckpointError: something is there already, or the disk is full or refuses.
+    """
+    if directory.exists() and any(directory.iterdir()):
+        raise CheckpointError(f"{directory} is not empty", advice="name a directory that does not exist yet")
+    end = end_of_text(tokenizer)
+    draft: Path | None = None
+    try:
+        draft = fresh_draft(directory)
+        typed = copy.deepcopy(model).to(_DTYPES[dtype])
+        save_folder(typed, draft, tokenizer=tokenizer.to_str(), end_of_text=end)
+        # Padding is needed by batches alone, and is masked there; the end of text serves as in GPT-2.
+        generation = {"do_sample": False, "eos_token_id": end, "pad_token_id": end}
+        write_text(draft / "generation_config.json", json.dumps(generation, indent=2) + "\n")
+        if directory.exists():
+            directory.rmdir()  # empty, as was seen above
+        draft.rename(directory)
+        fsync_directory(directory.parent)
+    except (OSError, SafetensorError) as wrong:
+        raise CheckpointError(
+            f"{directory} cannot be written: {wrong}", advice="free some space, or name another"
+        ) from wrong
+    finally:
+        if draft is not None:
+            shutil.rmtree(draft, ignore_errors=True)
