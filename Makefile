@@ -85,6 +85,10 @@ runner-arm64: setup ## Compile the native runner for arm64 against the wheel's h
 	  || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -q -y --no-install-recommends g++-aarch64-linux-gnu; }
 	$(BIN)/python tests/device_agent/bench_arm64_runner.py
 
+.PHONY: oracle-llama
+oracle-llama: setup $(VENV)/.developer ## llama.cpp, built once into .cache, judges the GGUF export: same words, same greedy tokens
+	PYTHONPATH=tests/search $(BIN)/python tests/oracles/bench_llama.py
+
 .PHONY: bench-measuring
 bench-measuring: setup $(VENV)/.developer ## How far a measurement can be trusted, on simulated phones whose truth is known
 	$(BIN)/python tests/device_agent/bench_measuring.py --measurements 400
