@@ -59,3 +59,9 @@ class UnknownToolchain(FulcrumError):
     """Versions of torch or ExecuTorch that exporting was not written for."""
 
     blame, slug = Blame.INFRASTRUCTURE, "unknown-toolchain"
+
+
+class NotLinkable(FulcrumError):
+    """Lowered pieces that cannot become one method: a file of another making, or two that do not fit together."""
+
+    blame, slug = Blame.US, "not-linkable"

@@ -4,6 +4,6 @@ While searching, a Program is composed: every distinct piece (an operator or FFN
 and named by its content, and the runner chains them. What is shipped is monolithic: one file.
 """
 
-from search.export.programs import export_candidates, export_model
+from search.export.programs import export_candidates, export_model, link_program
 
-__all__ = ["export_candidates", "export_model"]
+__all__ = ["export_candidates", "export_model", "link_program"]

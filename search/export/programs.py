@@ -1,14 +1,18 @@
-"""Programs of candidates (composed, weights random) and of trained models (monolithic)."""
+"""Programs of candidates (composed, weights random), and of finalists and trained models (monolithic).
+
+Both are made of the same lowered pieces: a composed Program names them, and a monolithic one is linked from them.
+"""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
-from typing import NamedTuple, TypedDict
+from typing import Literal, NamedTuple, TypedDict
 
 from pydantic import BaseModel, TypeAdapter
+from torch import Tensor
 
-from device_agent.contracts import Program, Quantisation, Sha256, StageSpec
-from search.export import modules
+from device_agent.contracts import Program, Quantisation, Sha256, StageSpec, StateSpec
+from search.export.link import Part, link
 from search.export.lower import lower
 from search.export.pieces import Piece, pieces_of, toolchain, weights_of
 from search.numerics import quantisation_of, scheme_of
@@ -117,6 +121,15 @@ def _compose(
     )
 
 
+def link_program(composed: Program, store: Store) -> Exported:
+    """The monolithic Program of the same files: linked, nothing lowered again."""
+    start = time.perf_counter()
+    parts = (Part(stage.name, store.get(stage.file), stage.takes_position, stage.state) for stage in composed.stages)
+    whole = _link(parts, [(stage.name, stage.state) for stage in composed.stages], store)
+    program = composed.model_copy(update=dict(whole))
+    return Exported(program=program, build_seconds=0.0, export_seconds=time.perf_counter() - start)
+
+
 def export_model(
     model: HybridLM,
     *,
@@ -138,24 +151,36 @@ def export_model(
         packing.check(model.architecture)
     else:
         packing = pack(model, scheme_of(quantisation))
-    weights = packing.weights(model)
-    parts, arity, states = [], [], []
     pieces = list(pieces_of(model.architecture, context=context_length, chunk=prefill_chunk, quantisation=quantisation))
+    states = [(name, piece.states()) for name, piece, _ in pieces]
+    whole = _link(_lowered_parts(packing.weights(model), pieces), states, store)
+    return Program(**whole, **_facts(model.architecture, quantisation, context_length, prefill_chunk))
+
+
+def _lowered_parts(
+    weights: Mapping[str, Tensor], pieces: Sequence[tuple[str, Piece, dict[str, str]]]
+) -> Iterator[Part]:
+    """Piece after piece, of which only one is held at a time."""
     for name, piece, parameters in pieces:
-        parts.append(piece.module(weights_of(piece, weights, parameters)))
-        arity.append((piece.takes_position, len(piece.states())))
-        states += [s.model_copy(update={"name": f"{name}.{s.name}"}) for s in piece.states()]
-    module = modules.Chain(parts, arity)
-    data, planned = lower(module, pieces[0][1].example(), prefill_chunk, True, states)
+        module = piece.module(weights_of(piece, weights, parameters))
+        data, _ = lower(module, piece.example(), piece.chunk, piece.takes_position, piece.states())
+        yield Part(name, data, piece.takes_position, piece.states())
+
+
+class _Whole(TypedDict):
+    layout: Literal["monolithic"]
+    planned_memory: int
+    files: dict[Sha256, int]
+    stages: tuple[StageSpec, ...]
+
+
+def _link(parts: Iterator[Part], states: Sequence[tuple[str, Sequence[StateSpec]]], store: Store) -> _Whole:
+    """What makes a Program monolithic. States get names that hold in the whole chain."""
+    data, planned = link(parts)
     file = store.put(data)
-    stage = StageSpec(name="model", file=file, takes_position=True, state=tuple(states))
-    return Program(
-        layout="monolithic",
-        planned_memory=planned,
-        files={file: len(data)},
-        stages=(stage,),
-        **_facts(model.architecture, quantisation, context_length, prefill_chunk),
-    )
+    named = [s.model_copy(update={"name": f"{piece}.{s.name}"}) for piece, own in states for s in own]
+    stage = StageSpec(name="model", file=file, takes_position=True, state=tuple(named))
+    return _Whole(layout="monolithic", planned_memory=planned, files={file: len(data)}, stages=(stage,))
 
 
 class _Facts(TypedDict):

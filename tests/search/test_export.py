@@ -22,8 +22,9 @@ from device_agent.contracts import GenerateJob, MeasureJob, Program, Protocol, Q
 from device_agent.runner.build import build
 from device_agent.runner.output import parse_generate, parse_measure
 from device_agent.runner.plan import generate_plan, measure_plan
-from search.export import export_candidates, export_model
+from search.export import export_candidates, export_model, link_program
 from search.export.lower import lower
+from search.export.modules import Chain
 from search.export.pieces import pieces_of
 from search.spec import SearchSpec
 from trainer.architecture import Architecture, Attention, ShortConv
@@ -61,8 +62,27 @@ class Disk:
     def get(self, key: str) -> str | None:
         return self.kept.get(key)
 
+    @property
+    def store(self) -> "DiskStore":
+        return DiskStore(self.directory)
+
     def paths(self, program: Program) -> dict[str, str]:
         return {file: str(self.directory / file) for file in program.files}
+
+
+class DiskStore:
+    """The store's side of it: what was kept under a name is bytes."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def put(self, data: bytes) -> str:
+        name = hashlib.sha256(data).hexdigest()
+        (self.directory / name).write_bytes(data)
+        return name
+
+    def get(self, name: str) -> bytes:
+        return (self.directory / name).read_bytes()
 
 
 @pytest.fixture(scope="module")
@@ -91,8 +111,34 @@ def executor() -> Iterator[Executor]:
 
 
 @pytest.fixture(scope="module")
-def four_bit(model: HybridLM, disk: Disk) -> Program:
-    return export_model(model, context_length=CONTEXT, prefill_chunk=CHUNK, quantisation=Quantisation(), store=disk)
+def composed(model: HybridLM, disk: Disk) -> Program:
+    """The model's own weights in a Program of many files."""
+    weights = model.state_dict()
+    stages, files = [], {}
+    pieces = pieces_of(ARCHITECTURE, context=CONTEXT, chunk=CHUNK, quantisation=Quantisation())
+    for name, piece, names in pieces:
+        module = piece.module({short: weights[long].float() for short, long in names.items()})
+        data, _ = lower(module, piece.example(), CHUNK, piece.takes_position, piece.states())
+        file = disk.put(data)
+        files[file] = len(data)
+        stages.append(StageSpec(name=name, file=file, takes_position=piece.takes_position, state=piece.states()))
+    return Program(
+        layout="composed",
+        architecture=ARCHITECTURE.hash,
+        executorch="1.4.1",
+        quantisation=Quantisation(),
+        vocab_size=ARCHITECTURE.vocab_size,
+        context_length=CONTEXT,
+        prefill_chunk=CHUNK,
+        planned_memory=10**9,
+        files=files,
+        stages=tuple(stages),
+    )
+
+
+@pytest.fixture(scope="module")
+def four_bit(composed: Program, disk: Disk) -> Program:
+    return link_program(composed, disk.store).program
 
 
 def _run(runner: Path, plan: str, tmp_path: Path) -> list[str]:
@@ -152,24 +198,37 @@ def test_four_bit_program_is_within_activation_rounding(
     assert _worst(steps, _teacher_forced(model, prompt, taken)) > bound
 
 
-def test_composed_program_gives_the_tokens_of_the_monolithic_one(
+def test_linked_program_gives_what_the_composed_one_gives_bit_for_bit(
+    runner: Path, disk: Disk, four_bit: Program, composed: Program, tmp_path: Path
+) -> None:
+    assert composed.hash != four_bit.hash
+    for length in (1, 70):
+        ours, theirs = (
+            _continue(runner, program, disk, _prompt(length), 20, tmp_path) for program in (four_bit, composed)
+        )
+        assert [s.model_copy(update={"ns": 0}) for s in ours] == [s.model_copy(update={"ns": 0}) for s in theirs]
+
+
+def test_linked_program_is_the_whole_model_lowered_at_once(
     runner: Path, model: HybridLM, disk: Disk, four_bit: Program, tmp_path: Path
 ) -> None:
     weights = model.state_dict()
-    stages, files = [], {}
-    pieces = pieces_of(ARCHITECTURE, context=CONTEXT, chunk=CHUNK, quantisation=Quantisation())
-    for name, piece, names in pieces:
-        module = piece.module({short: weights[long].float() for short, long in names.items()})
-        data, _ = lower(module, piece.example(), CHUNK, piece.takes_position, piece.states())
-        file = disk.put(data)
-        files[file] = len(data)
-        stages.append(StageSpec(name=name, file=file, takes_position=piece.takes_position, state=piece.states()))
-    composed = four_bit.model_copy(update={"layout": "composed", "files": files, "stages": tuple(stages)})
-    prompt = _prompt(70)
-    ours, theirs = (_continue(runner, program, disk, prompt, 20, tmp_path) for program in (composed, four_bit))
+    parts, arity = [], []
+    for _, piece, names in pieces_of(ARCHITECTURE, context=CONTEXT, chunk=CHUNK, quantisation=Quantisation()):
+        parts.append(piece.module({short: weights[long].float() for short, long in names.items()}))
+        arity.append((piece.takes_position, len(piece.states())))
+    (stage,) = four_bit.stages
+    example = torch.zeros(1, CHUNK // 2, dtype=torch.int64)
+    data, planned = lower(Chain(parts, arity), example, CHUNK, True, stage.state)
+    file = disk.put(data)
+    plain = four_bit.model_copy(
+        update={"files": {file: len(data)}, "stages": (stage.model_copy(update={"file": file}),)}
+    )
+    ours, theirs = (_continue(runner, program, disk, _prompt(70), 20, tmp_path) for program in (four_bit, plain))
     assert [s.token for s in ours] == [s.token for s in theirs]
-    assert composed.hash != four_bit.hash
     assert [s.logit for s in ours] == pytest.approx([s.logit for s in theirs], rel=1e-5)
+    assert four_bit.planned_memory <= planned * 1.05
+    assert sum(four_bit.files.values()) <= len(data) * 1.05
 
 
 def test_candidates_share_what_they_have_in_common(
