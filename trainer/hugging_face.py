@@ -14,7 +14,8 @@ from trainer.errors import CheckpointError, UnsupportedArchitecture
 from trainer.files import fresh_draft, fsync_directory, write_text
 from trainer.interop import save_folder
 from trainer.model import HybridLM
-from trainer.quantise import Scheme, quantised
+from trainer.precision import HEAD
+from trainer.quantise import Packing
 from trainer.tokenizer import end_of_text
 
 Dtype = Literal["f32", "f16", "bf16"]
@@ -22,23 +23,28 @@ Dtype = Literal["f32", "f16", "bf16"]
 _DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 
 
-def as_deployed(model: HybridLM, scheme: Scheme) -> HybridLM:
-    """A plain model whose weights are what 4 bits hold of them; its activations are not rounded.
+def as_deployed(model: HybridLM, packing: Packing) -> HybridLM:
+    """A plain model whose weights are what a packing holds of them; its activations are not rounded.
 
     The product of a 4-bit integer and a bfloat16 scale has at most 11 significant bits: float16 holds it exactly
     within its range, bfloat16 does not.
 
     Raises:
-        UnsupportedArchitecture: tokens are read from an unrounded embedding, so embedding and head would differ.
-        QuantisationError: see `quantise_weight`.
+        UnsupportedArchitecture: a tied matrix is read and written differently, so one matrix cannot be both.
+        CheckpointError, QuantisationError: the packing is another model's.
     """
-    if not scheme.embedding:
+    packing.check(model.architecture)
+    tied = model.architecture.tied
+    if tied and not packing.shares_the_tied_matrix:
         raise UnsupportedArchitecture(
-            "the deployed model reads tokens from an unrounded embedding, and its head is rounded",
+            "the deployed model reads tokens from another embedding than its head, and this folder has one for both",
             advice="export the weights as they were trained: without rounding, or as GGUF",
         )
     plain = copy.deepcopy(model)
-    plain.load_state_dict(quantised(model, scheme).state_dict())
+    with torch.no_grad():
+        for role, integers in packing.integers.items():
+            if not (tied and role == HEAD):
+                plain.get_parameter(role).copy_(integers.dequantised())
     return plain
 
 

@@ -105,6 +105,14 @@ class Packing:
         """The same integers, activations left as they are."""
         return replace(self, scheme=self.scheme.model_copy(update={"activations": False}))
 
+    @property
+    def shares_the_tied_matrix(self) -> bool:
+        """Whether a tied matrix is the same numbers where tokens are read and where logits are written."""
+        read, written = self.integers.get(EMBEDDING), self.integers.get(HEAD)
+        if read is None or written is None:
+            return read is written
+        return torch.equal(read.q, written.q) and torch.equal(read.scale, written.scale)
+
     def check(self, architecture: Architecture) -> None:
         """Raise CheckpointError unless this is a packing of such a model."""
         self.scheme.check(architecture)

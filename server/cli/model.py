@@ -11,7 +11,8 @@ from server.cli.options import DEFAULT_HOME, DEFAULT_SERVER, HomeOption, ServerO
 if TYPE_CHECKING:
     from trainer.checkpoint import Checkpoint
     from trainer.model import HybridLM
-    from trainer.quantise import Scheme
+    from trainer.precision import Scheme
+    from trainer.quantise import Packing
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -59,26 +60,36 @@ def export(
             f"There is nothing to write as {kind}.",
             advice=f"Say --gguf FILE or --hf DIR, and --type {', '.join(_TYPES[:-1])}, or q4_0 with --gguf.",
         )
-    checkpoint, scheme = _found(source, home, server, group_size)
+    checkpoint, scheme = _found(source, home, server)
     model = checkpoint.model()
-    if rounded and kind != "q4_0":
+    packing = _packing(checkpoint, model, scheme, group_size) if rounded or kind == "q4_0" else None
+    if packing and kind != "q4_0":
         from trainer.hugging_face import as_deployed
 
-        model = as_deployed(model, scheme)
+        model = as_deployed(model, packing)
     if gguf:
-        _to_gguf(model, checkpoint, gguf, kind, scheme)
+        _to_gguf(model, checkpoint, gguf, kind, packing)
     if hf:
         _to_hugging_face(model, checkpoint, hf, kind)
 
 
-def _found(source: str, home: Path, server: str, group_size: int | None) -> "tuple[Checkpoint, Scheme]":
-    """The checkpoint that `source` names, and how its 4-bit weights are rounded."""
+def _packing(checkpoint: "Checkpoint", model: "HybridLM", scheme: "Scheme | None", group_size: int | None) -> "Packing":
+    """What was trained or searched is in the checkpoint; without it, or in other groups, weights go to the nearest."""
+    from trainer.precision import W4A8, Precision, Scheme
+    from trainer.quantise import pack
+
+    if group_size is not None:
+        return pack(model, Scheme(weights=Precision.parse(f"4g{group_size}")))
+    return checkpoint.packing() or pack(model, scheme or W4A8)
+
+
+def _found(source: str, home: Path, server: str) -> "tuple[Checkpoint, Scheme | None]":
+    """The checkpoint that `source` names, and the numerics of the search that its run belongs to."""
     from trainer.checkpoint import Checkpoint
-    from trainer.quantise import Scheme
 
     if Path(source).is_dir():
-        return Checkpoint(Path(source)), Scheme(group_size or 32)
-    from server.worker.check import scheme_of
+        return Checkpoint(Path(source)), None
+    from search.numerics import scheme_of
 
     with connect(server) as client:
         run = client.run(source)
@@ -91,17 +102,16 @@ def _found(source: str, home: Path, server: str, group_size: int | None) -> "tup
         raise NothingToExport(
             f"The run's checkpoint is not at {found}.", advice="Say --home: the server's data directory on this host."
         )
-    changes = {} if group_size is None else {"group_size": group_size}
-    return Checkpoint(found), scheme_of(quantisation.model_copy(update=changes))
+    return Checkpoint(found), scheme_of(quantisation)
 
 
-def _to_gguf(model: "HybridLM", checkpoint: "Checkpoint", file: Path, kind: str, scheme: "Scheme") -> None:
+def _to_gguf(model: "HybridLM", checkpoint: "Checkpoint", file: Path, kind: str, packing: "Packing | None") -> None:
     from pydantic import TypeAdapter
 
     from trainer.gguf import WeightType, save_gguf
 
     wanted: WeightType = TypeAdapter(WeightType).validate_python(kind)
-    written = save_gguf(model, file, tokenizer=checkpoint.tokenizer, kind=wanted, scheme=scheme)
+    written = save_gguf(model, file, tokenizer=checkpoint.tokenizer, kind=wanted, packing=packing)
     typer.echo(f"{file}: {written.size / 1e6:.2f} MB of {kind}, for llama.cpp.")
     if written.rounded:
         typer.echo(f"The scales of {written.rounded} groups are only nearly what the phone has: fp16 is too narrow.")

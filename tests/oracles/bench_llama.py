@@ -28,7 +28,7 @@ from trainer.model import HybridLM
 from trainer.pipeline import run
 from trainer.pretrain import Pretrain
 from trainer.qat import Qat
-from trainer.quantise import Scheme, quantised
+from trainer.quantise import pack, quantised
 from trainer.sources import Source
 
 NEW = 96
@@ -98,7 +98,7 @@ def agreement(interpreter: Path, model: HybridLM, file: Path, asked: list[list[i
 def check_trained(interpreter: Path, scratch: Path) -> bool:
     checkpoint = trained(scratch)
     model, tokenizer = checkpoint.model(), checkpoint.tokenizer
-    deployed, file, fine = as_deployed(model, Scheme()), scratch / "model.gguf", True
+    deployed, file, fine = as_deployed(model, pack(model)), scratch / "model.gguf", True
     for label, exported, expected in (("f32", model, model), ("f32, rounded to 4 bits", deployed, deployed)):
         save_gguf(exported, file, tokenizer=tokenizer)
         counts = list(agreement(interpreter, expected, file, prompts(tokenizer)))

@@ -12,7 +12,8 @@ from trainer.errors import CheckpointError, UnsupportedArchitecture
 from trainer.generate import greedy
 from trainer.hugging_face import as_deployed, save_hugging_face
 from trainer.model import HybridLM
-from trainer.quantise import Scheme, dequantise_weight, quantise_weight
+from trainer.precision import EIGHT, FULL, Precision, Scheme
+from trainer.quantise import pack
 from trainer.tokenizer import train_tokenizer
 
 TOKENIZER = train_tokenizer(["for i in range(10): print('some words, naïve ones')\n"] * 3, 290)
@@ -35,7 +36,7 @@ def model() -> HybridLM:
 
 @pytest.mark.parametrize("rounded", [False, True])
 def test_the_same_greedy_tokens(model: HybridLM, tmp_path: Path, rounded: bool) -> None:
-    ours = as_deployed(model, Scheme()) if rounded else model
+    ours = as_deployed(model, pack(model)) if rounded else model
     save_hugging_face(ours, tmp_path / "hf", tokenizer=TOKENIZER)
     theirs, words = (
         AutoModelForCausalLM.from_pretrained(tmp_path / "hf"),
@@ -54,22 +55,24 @@ def test_the_same_greedy_tokens(model: HybridLM, tmp_path: Path, rounded: bool) 
 
 @pytest.mark.parametrize(("dtype", "is_"), [("f16", torch.float16), ("bf16", torch.bfloat16)])
 def test_narrower_types(model: HybridLM, tmp_path: Path, dtype: str, is_: torch.dtype) -> None:
-    deployed = as_deployed(model, Scheme(group_size=64))
+    packing = pack(model, Scheme(weights=Precision(group_size=64)))
+    deployed = as_deployed(model, packing)
     save_hugging_face(deployed, tmp_path / "hf", tokenizer=TOKENIZER, dtype=dtype)
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "hf").state_dict()
     exact = True
     for name, weight in model.state_dict().items():
         assert theirs[name].dtype == is_
         if weight.dim() == 2:
-            rounded = dequantise_weight(*quantise_weight(weight, 64))
+            rounded = packing.integers[name].dequantised()
             assert torch.equal(theirs[name], rounded.to(is_)), name
             exact &= torch.equal(theirs[name].float(), rounded)
     assert exact is (dtype == "f16")  # 11 significant bits hold every product of an integer and a scale
 
 
 def test_what_cannot_be_written_leaves_nothing(model: HybridLM, tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedArchitecture, match="unrounded embedding"):
-        as_deployed(model, Scheme(embedding=False))
+    for scheme in (Scheme(embedding=FULL), Scheme(head=EIGHT)):
+        with pytest.raises(UnsupportedArchitecture, match="another embedding than its head"):
+            as_deployed(model, pack(model, scheme))
     mixed = Architecture(vocab_size=300, width=128, ffn_width=192, blocks=(ShortConv(kernel=3), ShortConv(kernel=4)))
     with pytest.raises(UnsupportedArchitecture, match="one kernel"):
         save_hugging_face(HybridLM(mixed), tmp_path / "hf", tokenizer=TOKENIZER)

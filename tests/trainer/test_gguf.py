@@ -16,10 +16,11 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from trainer.architecture import Architecture, Attention, ShortConv
 from trainer.errors import CheckpointError, QuantisationError, TokenizerError, UnsupportedArchitecture
 from trainer.gguf import WeightType, save_gguf
+from trainer.gguf.blocks import q4_0
 from trainer.gguf.model import tensor_name
-from trainer.gguf.q4_0 import pack
 from trainer.model import HybridLM
-from trainer.quantise import Scheme, dequantise_weight, quantise_weight
+from trainer.precision import EIGHT, FULL, HEAD, Precision, Scheme, matrices
+from trainer.quantise import pack
 from trainer.tokenizer import END_OF_TEXT, end_of_text, train_tokenizer
 
 VOCABULARY = 320
@@ -68,35 +69,48 @@ def test_plain_weights_are_there_one_by_one(model: HybridLM, tmp_path: Path, kin
 
 @pytest.mark.parametrize("group", [32, 64])
 def test_four_bit_weights_are_exactly_those_of_deployment(model: HybridLM, tmp_path: Path, group: int) -> None:
-    written = save_gguf(model, tmp_path / "a.gguf", tokenizer=None, kind="q4_0", scheme=Scheme(group))
+    packing = pack(model, Scheme(weights=Precision(group_size=group)))
+    written = save_gguf(model, tmp_path / "a.gguf", tokenizer=None, kind="q4_0", packing=packing)
     assert written.rounded == 0
     _, values = _read(written.file)
     for name, weight in model.state_dict().items():
         got = values.pop(tensor_name(name))
         if weight.dim() == 2:
-            assert torch.equal(got, dequantise_weight(*quantise_weight(weight, group))), name
+            assert torch.equal(got, packing.integers[name].dequantised()), name
         else:
             assert torch.equal(got, weight.reshape(got.shape)), name
     assert not values
 
 
-def test_an_unrounded_embedding_and_a_rounded_head_are_two_matrices(model: HybridLM, tmp_path: Path) -> None:
-    scheme = Scheme(embedding=False)
-    _, values = _read(save_gguf(model, tmp_path / "a.gguf", tokenizer=None, kind="q4_0", scheme=scheme).file)
-    embedding = model.model.embed_tokens.weight
-    assert torch.equal(values["token_embd.weight"], embedding)
-    assert torch.equal(values["output.weight"], dequantise_weight(*quantise_weight(embedding)))
+def test_a_tied_matrix_that_is_read_and_written_differently_is_two(model: HybridLM, tmp_path: Path) -> None:
+    packing = pack(model, Scheme(weights=Precision(), embedding=FULL, head=EIGHT))
+    written = save_gguf(model, tmp_path / "a.gguf", tokenizer=None, kind="q4_0", packing=packing)
+    _, values = _read(written.file)
+    assert torch.equal(values["token_embd.weight"], model.model.embed_tokens.weight)
+    assert torch.equal(values["output.weight"], packing.integers[HEAD].dequantised())
+
+
+def test_an_untied_model_of_mixed_precision_is_taken_over_integer_by_integer(tmp_path: Path) -> None:
+    architecture = _architecture(_CONV, _ATTENTION).model_copy(update={"tied": False})
+    untied = HybridLM(architecture, seed=5).eval()
+    mixed = {role: EIGHT for i, role in enumerate(matrices(architecture)) if i % 2}
+    packing = pack(untied, Scheme(overrides=mixed))
+    written = save_gguf(untied, tmp_path / "a.gguf", tokenizer=None, kind="q4_0", packing=packing)
+    _, values = _read(written.file)
+    assert written.rounded == 0
+    for role in matrices(architecture):
+        assert torch.equal(values[tensor_name(role)], packing.integers[role].dequantised()), role
 
 
 def test_scales_that_fp16_lacks_are_counted_or_refused() -> None:
     q = torch.full((2, 64), -8, dtype=torch.int8)
     exact = torch.tensor([[0.5, 2.0**-24], [1.0, 65280.0]])
-    assert pack(q, exact).rounded == 0
-    assert pack(q, torch.tensor([[0.5, 2.0**-24 * 1.5], [1.0, 2.0**-30]])).rounded == 2
+    assert q4_0(q, exact).rounded == 0
+    assert q4_0(q, torch.tensor([[0.5, 2.0**-24 * 1.5], [1.0, 2.0**-30]])).rounded == 2
     with pytest.raises(QuantisationError, match="larger than fp16"):
-        pack(q, torch.tensor([[0.5, 0.5], [1.0, 1e5]]))
+        q4_0(q, torch.tensor([[0.5, 0.5], [1.0, 1e5]]))
     with pytest.raises(QuantisationError, match="groups of 16"):
-        pack(q, torch.ones(2, 4))
+        q4_0(q, torch.ones(2, 4))
 
 
 def test_llama_cpp_finds_the_shape(model: HybridLM, tmp_path: Path) -> None:
@@ -201,6 +215,6 @@ def test_a_disk_that_refuses_is_said(model: HybridLM, tmp_path: Path) -> None:
 def test_the_packing_is_the_formats_own() -> None:
     """The layout by hand: scale, then elements i and i + 16 of a byte, low and high."""
     q = torch.arange(-8, 8, dtype=torch.int8).repeat(2)[None]
-    block = pack(q, torch.tensor([[2.0]])).blocks[0]
+    block = q4_0(q, torch.tensor([[2.0]])).blocks[0]
     assert np.frombuffer(block[:2].tobytes(), dtype=np.float16)[0] == 2
     assert block[2:].tolist() == [nibble * 17 for nibble in range(16)]

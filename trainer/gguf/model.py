@@ -16,11 +16,12 @@ from torch import Tensor
 from trainer.architecture import Architecture, Attention
 from trainer.errors import CheckpointError, UnsupportedArchitecture
 from trainer.files import fresh_draft, fsync_directory, fsync_file
-from trainer.gguf.q4_0 import pack
+from trainer.gguf.blocks import q4_0, q8_0
 from trainer.gguf.vocabulary import add_vocabulary
 from trainer.interop import to_config
 from trainer.model import HybridLM
-from trainer.quantise import Scheme, quantise_weight
+from trainer.precision import EMBEDDING, HEAD
+from trainer.quantise import Packing, pack
 
 PlainType = Literal["f32", "f16", "bf16"]
 WeightType = Literal[PlainType, "q4_0"]
@@ -31,10 +32,9 @@ _FILE_TYPES = {
     "bf16": LlamaFileType.MOSTLY_BF16,
     "q4_0": LlamaFileType.MOSTLY_Q4_0,
 }
-_SCHEME = Scheme()
-_EMBEDDING = "model.embed_tokens.weight"
 _NAMES = {  # ours, which are transformers', after "model." -> llama.cpp's
     "embed_tokens": "token_embd",
+    "lm_head": "output",
     "embedding_norm": "token_embd_norm",
     "operator_norm": "attn_norm",
     "ffn_norm": "ffn_norm",
@@ -54,7 +54,7 @@ _NAMES = {  # ours, which are transformers', after "model." -> llama.cpp's
 
 
 class Entry(NamedTuple):
-    """A tensor of the file; of Q4_0 the rows' bytes, otherwise its values."""
+    """A tensor of the file; of Q4_0 and Q8_0 the rows' bytes, otherwise its values."""
 
     name: str
     array: NDArray[np.generic]
@@ -62,7 +62,7 @@ class Entry(NamedTuple):
 
 
 class Written(NamedTuple):
-    """What a file became. `rounded` counts the 4-bit groups whose scale fp16 holds only nearly; 0 is exact."""
+    """What a file became. `rounded` counts the blocks whose scale fp16 holds only nearly; 0 is exact."""
 
     file: Path
     size: int
@@ -70,21 +70,31 @@ class Written(NamedTuple):
 
 
 def save_gguf(
-    model: HybridLM, file: Path, *, tokenizer: Tokenizer | None, kind: WeightType = "f32", scheme: Scheme = _SCHEME
+    model: HybridLM,
+    file: Path,
+    *,
+    tokenizer: Tokenizer | None,
+    kind: WeightType = "f32",
+    packing: Packing | None = None,
 ) -> Written:
     """Write `model` as a file that llama.cpp loads, in place of one that is there; without a tokenizer it has no words.
 
-    Norms and convolutions are float32 always. "q4_0" rounds as deployment does: what `quantise_weight` gives is taken
-    over integer by integer; where `scheme` reads tokens from an unrounded embedding, the file has both matrices.
+    Norms and convolutions are float32 always. "q4_0" takes the integers of `packing` (without one, those of `pack`) as
+    they are, 8-bit matrices as Q8_0; where a tied matrix is read and written differently, the file has both.
 
     Raises:
         UnsupportedArchitecture: llama.cpp's lfm2 cannot be this model; nothing is written.
-        QuantisationError: see `pack` and `quantise_weight`.
+        QuantisationError: see `pack` and `q4_0`.
         TokenizerError: see `add_vocabulary`.
         CheckpointError: the disk is full or refuses; what was there before is untouched.
     """
     counted: list[int] = []
-    entries = _entries(model, kind, scheme, counted)
+    if kind == "q4_0":
+        packing = pack(model) if packing is None else packing
+        packing.check(model.architecture)
+        entries = _deployed(model, packing, counted)
+    else:
+        entries = _entries(model, kind)
     write(file, model.architecture, entries, kind=kind, tokenizer=tokenizer)
     return Written(file, file.stat().st_size, sum(counted))
 
@@ -174,18 +184,35 @@ def tensor_name(parameter: str) -> str:
     return f"blk.{index}.{_NAMES[rest]}.weight"
 
 
-def _entries(model: HybridLM, kind: WeightType, scheme: Scheme, counted: list[int]) -> Iterator[Entry]:
+def _entries(model: HybridLM, kind: PlainType) -> Iterator[Entry]:
     for parameter, tensor in model.state_dict().items():
-        name, weight = tensor_name(parameter), tensor.detach().float()
-        if weight.dim() != 2:
-            yield _plain(name, weight.squeeze(1) if weight.dim() == 3 else weight, "f32")  # a kernel is [d, 1, k]
-        elif kind != "q4_0":
-            yield _plain(name, weight, kind)
-        elif parameter == _EMBEDDING and not scheme.embedding:
-            yield _plain(name, weight, "f32")
-            yield _rounded("output.weight", weight, scheme, counted)
+        weight = tensor.detach().float()
+        name = tensor_name(parameter)
+        yield _plain(name, weight, kind) if weight.dim() == 2 else _unrounded(name, weight)
+
+
+def _deployed(model: HybridLM, packing: Packing, counted: list[int]) -> Iterator[Entry]:
+    for parameter, tensor in model.state_dict().items():
+        weight = tensor.detach().float()
+        if weight.dim() == 2:
+            yield _matrix(tensor_name(parameter), parameter, weight, packing, counted)
         else:
-            yield _rounded(name, weight, scheme, counted)
+            yield _unrounded(tensor_name(parameter), weight)
+    if model.architecture.tied and not packing.shares_the_tied_matrix:
+        yield _matrix("output.weight", HEAD, model.get_parameter(EMBEDDING).detach().float(), packing, counted)
+
+
+def _matrix(name: str, role: str, weight: Tensor, packing: Packing, counted: list[int]) -> Entry:
+    if role not in packing.integers:
+        return _plain(name, weight, "f32")
+    four = packing.scheme.of(role).bits == 4
+    packed = (q4_0 if four else q8_0)(*packing.integers[role])
+    counted.append(packed.rounded)
+    return Entry(name, packed.blocks, GGMLQuantizationType.Q4_0 if four else GGMLQuantizationType.Q8_0)
+
+
+def _unrounded(name: str, weight: Tensor) -> Entry:
+    return _plain(name, weight.squeeze(1) if weight.dim() == 3 else weight, "f32")  # a kernel is [d, 1, k]
 
 
 def _plain(name: str, weight: Tensor, kind: PlainType) -> Entry:
@@ -196,9 +223,3 @@ def _plain(name: str, weight: Tensor, kind: PlainType) -> Entry:
             return Entry(name, weight.half().numpy(), GGMLQuantizationType.F16)
         case "bf16":  # numpy has none
             return Entry(name, weight.bfloat16().view(torch.uint8).numpy(), GGMLQuantizationType.BF16)
-
-
-def _rounded(name: str, weight: Tensor, scheme: Scheme, counted: list[int]) -> Entry:
-    packed = pack(*quantise_weight(weight, scheme.group_size))
-    counted.append(packed.rounded)
-    return Entry(name, packed.blocks, GGMLQuantizationType.Q4_0)
