@@ -71,6 +71,10 @@ test: ## Set up, then all checks and tests
 bench-search: setup $(VENV)/.developer ## Our sampler beside Optuna's random one on a synthetic landscape
 	OMP_NUM_THREADS=1 $(BIN)/python tests/search/bench_sampler.py --seeds 4
 
+.PHONY: bench-qat
+bench-qat: setup $(VENV)/.developer ## What rounding costs: to nearest, GPTQ, QAT, stochastic rounding, over seeds (about 10 minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/trainer/bench_qat.py $(ARGS)
+
 .PHONY: bench-link
 bench-link: setup adbd $(VENV)/.developer ## Push, pull and shell of our link beside Google's adb, against AOSP's daemon
 	$(BIN)/python tests/device_agent/bench_link.py

@@ -22,11 +22,11 @@ from tokenizers import Tokenizer
 from trainer.architecture import Architecture
 from trainer.errors import CheckpointError, UnsupportedArchitecture
 from trainer.files import fresh_draft, fsync_directory, fsync_file, write_text
-from trainer.interop import load_weights, to_config, tokenizer_config, weights
+from trainer.interop import load_folder, load_weights, to_config, tokenizer_config, weights
 from trainer.model import HybridLM
 from trainer.packed import read_packing, tensors, write_packing
 from trainer.quantise import Packing
-from trainer.tokenizer import end_of_text, load_tokenizer
+from trainer.tokenizer import end_of_text, load_tokenizer, require_fit
 
 _WEIGHTS, _ARCHITECTURE, _TRAINING, _TOKENIZER, _SUMS = (
     "model.safetensors",
@@ -187,6 +187,23 @@ def seal(model: HybridLM, parent: Path, tokenizer: Tokenizer, quantisation: Quan
     if not target.exists():
         _write(model, target, tokenizer, None, quantisation)
     return Checkpoint(target)
+
+
+def gathered(folder: Path, parent: Path) -> Checkpoint:
+    """A checkpoint of ours, or a Hugging Face folder of an Lfm2 model with its tokenizer.json, sealed under `parent`.
+
+    Raises:
+        CheckpointError: neither of them, damaged, or weights that do not fit their architecture.
+        UnsupportedArchitecture: an Lfm2 that ours cannot be.
+        TokenizerError: there is none, it is damaged, or it does not fit the model.
+    """
+    if (folder / _ARCHITECTURE).exists() or not (folder / "config.json").exists():
+        model = Checkpoint(folder).model()
+    else:
+        model = load_folder(folder)
+    tokenizer = load_tokenizer(folder / _TOKENIZER)
+    require_fit(tokenizer, model.architecture.vocab_size)
+    return seal(model, parent, tokenizer)
 
 
 def _write(

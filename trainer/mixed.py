@@ -44,6 +44,20 @@ def possible(architecture: Architecture, candidates: Sequence[Precision]) -> dic
     return found
 
 
+def refuse_too_few(candidates: Sequence[Precision], architecture: Architecture, budget: int) -> None:
+    """Raise QuantisationError where even the smallest candidates take more than `budget` bytes."""
+    shapes = matrices(architecture)
+    least = sum(
+        min(Scheme(weights=precision).bytes_of(role, shapes[role]).total for precision in fitting)
+        for role, fitting in possible(architecture, candidates).items()
+    )
+    if least > budget:
+        raise QuantisationError(
+            f"{budget:,} bytes are too few: at the lowest precisions the matrices take {least:,}",
+            advice="raise the byte budget, or allow larger groups",
+        )
+
+
 @torch.no_grad()
 def sensitivities(
     model: HybridLM,
@@ -126,6 +140,7 @@ def assign(costs: Costs, scheme: Scheme, architecture: Architecture, budget: int
     Raises:
         QuantisationError: even the smallest choices take more.
     """
+    refuse_too_few(tuple({p for by in costs.values() for p in by}), architecture, budget)
     shapes = matrices(architecture)
 
     def size(role: str, precision: Precision) -> int:
@@ -134,11 +149,6 @@ def assign(costs: Costs, scheme: Scheme, architecture: Architecture, budget: int
     hulls = {role: _hull([(size(role, p), cost, p) for p, cost in by.items()]) for role, by in costs.items()}
     taken = dict.fromkeys(hulls, 0)
     used = sum(hull[0][0] for hull in hulls.values())
-    if used > budget:
-        raise QuantisationError(
-            f"{budget:,} bytes are too few: at the lowest precisions the matrices take {used:,}",
-            advice="raise the byte budget, or allow larger groups",
-        )
     steps = [(role, at) for role, hull in hulls.items() for at in range(len(hull) - 1)]
 
     def worth(step: tuple[str, int]) -> float:

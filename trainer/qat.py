@@ -51,7 +51,7 @@ class Qat(Recipe, QatOptions):
         scheme, found = chosen(self, full, workspace, self.sequence, self.seed)
         model = self.prepared(workspace.start.model(), scheme)
         run = workspace.run()
-        run.before_step = self._forward_noise(model)
+        run.before_step = self.forward_noise(model)
         before = workspace.held_out(quantised(full, scheme), self.sequence)
         before["full_precision_bits_per_byte"] = workspace.held_out(full, self.sequence)["bits_per_byte"]
         train(model, workspace.corpus, self, self.loss(full), run, self.optimiser(model))
@@ -99,7 +99,8 @@ class Qat(Recipe, QatOptions):
 
         return loss
 
-    def _forward_noise(self, model: HybridLM) -> Callable[[int], None] | None:
+    def forward_noise(self, model: HybridLM) -> Callable[[int], None] | None:
+        """What a Run calls before every step, where the forward pass of `model` is to round stochastically."""
         if not self.stochastic_forward:
             return None
         noise = Noise(self.seed)

@@ -7,7 +7,7 @@ from typing import Any
 from trainer.calibrate import Watch, calibration
 from trainer.errors import CheckpointError, QuantisationError
 from trainer.files import write_text
-from trainer.mixed import assign, sensitivities
+from trainer.mixed import assign, refuse_too_few, sensitivities
 from trainer.model import HybridLM
 from trainer.options import PtqOptions, QatOptions
 from trainer.precision import Precision, Scheme
@@ -25,6 +25,7 @@ def chosen(
     options.scheme.check(full.architecture)
     if options.byte_budget is None:
         return options.scheme, {"bytes": options.scheme.bytes(full.architecture)}
+    refuse_too_few(options.candidates, full.architecture, options.byte_budget)
     kept = workspace.directory / "sensitivities.json"
     costs = _read(kept)
     if costs is None:

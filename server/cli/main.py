@@ -17,7 +17,7 @@ _GROUPS = {
     "runner": "Build, install and check the program that phones run.",
     "db": "Bring the database up to date.",
 }
-_COMMANDS = {"server": "server", "agent": "agent", "demo": "demo"}
+_COMMANDS = {"server": "server", "agent": "agent", "demo": "demo", "quantise": "quantise"}
 
 
 def application() -> typer.Typer:

@@ -21,6 +21,10 @@ def submit(
     teacher_tokens: Annotated[int | None, typer.Option(help="Tokens the teacher is trained on.")] = None,
     pretrain_tokens: Annotated[int | None, typer.Option(help="Tokens of pretraining with distillation.")] = None,
     qat_tokens: Annotated[int | None, typer.Option(help="Tokens of 4-bit quantisation-aware training.")] = None,
+    stage: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME[:OPTION=VALUE,...] in place of teacher, pretrain, qat; ptq is another."),
+    ] = None,
     watch: Annotated[bool, typer.Option(help="Stay and show progress until it ends.")] = True,
     server: ServerOption = DEFAULT_SERVER,
 ) -> None:
@@ -29,20 +33,29 @@ def submit(
     Example:
 
         fulcrum run submit 5d0c... --prompt "import os" --pretrain-tokens 2000000
+
+        fulcrum run submit 5d0c... --stage teacher --stage pretrain --stage qat:scales=learned,byte_budget=900000
+
+        fulcrum run submit 5d0c... --stage pretrain --stage ptq:method=gptq
     """
+    from server.cli.stages import parse_stage
     from server.runs import RunSpec, StageRequest
 
+    tokens = {"teacher": teacher_tokens, "pretrain": pretrain_tokens, "qat": qat_tokens}
+    asked = (
+        [parse_stage(text) for text in stage] if stage else [StageRequest.model_validate({"name": n}) for n in tokens]
+    )
+    stages = tuple(
+        each.model_copy(update={"tokens": tokens[each.name]}) if each.tokens is None and each.name in tokens else each
+        for each in asked
+    )
     spec = RunSpec(
         search=search,
         candidate=candidate,
         prompt=prompt,
         new_tokens=new_tokens,
         phone=phone,
-        stages=(
-            StageRequest(name="teacher", tokens=teacher_tokens),
-            StageRequest(name="pretrain", tokens=pretrain_tokens),
-            StageRequest(name="qat", tokens=qat_tokens),
-        ),
+        stages=stages,
     )
     with connect(server) as client:
         view = client.submit_run(spec)

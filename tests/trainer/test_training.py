@@ -17,6 +17,7 @@ from trainer.data import Batch, Corpus
 from trainer.engine import Recipe, Run, bits_per_byte, hard_labels, train
 from trainer.errors import CheckpointError, Interrupted, TokenizerError, TrainingDiverged
 from trainer.model import HybridLM
+from trainer.qat import Qat
 
 _RECIPE = Recipe(tokens=4 * 32 * 24, batch=4, sequence=32, learning_rate=1e-2, seed=5)
 
@@ -72,6 +73,10 @@ def test_stopping_and_carrying_on_changes_no_bit(corpus: Corpus, tiny: Architect
     assert _same(whole, stopped)
 
 
+_QAT = Qat(
+    **_RECIPE.model_dump(), scales="learned", masters="bfloat16", stochastic_forward=True, distillation=0
+)  # all that keeps state of its own, or draws at random
+
 _CHILD = """
     import sys
     from pathlib import Path
@@ -80,19 +85,29 @@ _CHILD = """
     from trainer.architecture import Architecture
     from trainer.checkpoint import Rolling
     from trainer.data import Corpus
-    from trainer.engine import Recipe, Run, hard_labels, train
+    from trainer.engine import Run, train
     from trainer.model import HybridLM
+    from trainer.qat import Qat
     corpus = Corpus.open(Path(sys.argv[1]))
     here = Path(sys.argv[2])
-    model = HybridLM(Architecture.model_validate_json(sys.argv[3]), seed=2)
-    recipe = Recipe.model_validate_json(sys.argv[4])
+    full = HybridLM(Architecture.model_validate_json(sys.argv[3]), seed=2)
+    qat = Qat.model_validate_json(sys.argv[4])
+    model = qat.prepared(full, qat.scheme)
     run = Run(Rolling(here / "rolling", corpus.tokenizer), report=lambda *a: print(a[0], flush=True), save_seconds=0)
-    train(model, corpus, recipe, hard_labels, run)
+    run.before_step = qat.forward_noise(model)
+    train(model, corpus, qat, qat.loss(full), run, qat.optimiser(model))
 """
 
 
-def _child(corpus: Corpus, tiny: Architecture, here: Path, recipe: Recipe) -> subprocess.Popen[str]:
-    arguments = [str(corpus.directory), str(here), tiny.model_dump_json(), recipe.model_dump_json()]
+def _qat(tiny: Architecture, corpus: Corpus, run: Run) -> HybridLM:
+    model = _QAT.prepared(HybridLM(tiny, seed=2), _QAT.scheme)
+    run.before_step = _QAT.forward_noise(model)
+    train(model, corpus, _QAT, _QAT.loss(model), run, _QAT.optimiser(model))
+    return model
+
+
+def _child(corpus: Corpus, tiny: Architecture, here: Path) -> subprocess.Popen[str]:
+    arguments = [str(corpus.directory), str(here), tiny.model_dump_json(), _QAT.model_dump_json()]
     program = [sys.executable, "-c", textwrap.dedent(_CHILD), *arguments]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     return subprocess.Popen(program, stdout=subprocess.PIPE, text=True, env=environment)
@@ -101,11 +116,11 @@ def _child(corpus: Corpus, tiny: Architecture, here: Path, recipe: Recipe) -> su
 def test_a_killed_run_ends_with_the_bits_of_an_undisturbed_one(
     corpus: Corpus, tiny: Architecture, tmp_path: Path
 ) -> None:
-    calm, rough = HybridLM(tiny, seed=2), HybridLM(tiny, seed=2)
-    train(calm, corpus, _RECIPE, hard_labels, Run())
+    """A training under rounding, with weights, moments and scales that are drawn or learned."""
+    calm = _qat(tiny, corpus, Run())
     rolling = Rolling(tmp_path / "rolling", corpus.tokenizer)
     for steps in (5, 7):
-        child = _child(corpus, tiny, tmp_path, _RECIPE)
+        child = _child(corpus, tiny, tmp_path)
         assert child.stdout is not None
         for _ in range(steps):
             assert child.stdout.readline()
@@ -115,9 +130,10 @@ def test_a_killed_run_ends_with_the_bits_of_an_undisturbed_one(
         child.stdout.close()
     latest = rolling.latest()
     assert latest is not None
-    assert 10 <= latest.restore(HybridLM(tiny))["step"] < _RECIPE.steps
-    train(rough, corpus, _RECIPE, hard_labels, Run(rolling))
-    assert _same(calm, rough)
+    assert 10 <= latest.restore(_QAT.prepared(HybridLM(tiny), _QAT.scheme))["step"] < _QAT.steps
+    assert _same(calm, _qat(tiny, corpus, Run(rolling)))
+    assert {tensor.dtype for tensor in calm.state_dict().values() if tensor.dim() == 3} == {torch.float32}
+    assert calm.model.embed_tokens.weight.dtype == torch.bfloat16
 
 
 def test_a_loss_that_is_no_number_stops_with_advice(corpus: Corpus, tiny: Architecture, tmp_path: Path) -> None:

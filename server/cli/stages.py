@@ -1,0 +1,59 @@
+"""Stages on the command line: `--stage qat:scales=learned,tokens=200000`."""
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from device_agent.contracts import Blame, FulcrumError
+
+if TYPE_CHECKING:
+    from server.runs import StageRequest
+
+
+class MalformedOption(FulcrumError):
+    """An option of a stage that is not NAME=VALUE."""
+
+    blame, slug = Blame.USER, "malformed-option"
+
+
+def parse_options(pairs: list[str]) -> dict[str, Any]:
+    """NAME=VALUE each; a value that is JSON is taken as such, any other as text.
+
+    Raises:
+        MalformedOption: a pair without a name or a value.
+    """
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not (name.strip() and equals and value.strip()):
+            raise MalformedOption(f"{pair!r} is not NAME=VALUE.", advice="Say for example scales=learned.")
+        try:
+            found[name.strip()] = json.loads(value)
+        except ValueError:
+            found[name.strip()] = value.strip()
+    return found
+
+
+def parse_stage(text: str) -> "StageRequest":
+    """NAME or NAME:OPTION=VALUE,... with `tokens` among the options; commas inside brackets belong to a value.
+
+    Raises:
+        MalformedOption: see `parse_options`.
+        ValidationError: no such stage, or no such option of it.
+    """
+    from server.runs import StageRequest
+
+    name, _, rest = text.partition(":")
+    options = parse_options(_split(rest) if rest else [])
+    return StageRequest.model_validate({"name": name, "tokens": options.pop("tokens", None), "options": options})
+
+
+def _split(text: str) -> list[str]:
+    """At the commas that are in no brackets."""
+    parts, depth = [""], 0
+    for letter in text:
+        depth += (letter in "[{") - (letter in "]}")
+        if letter == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return parts
