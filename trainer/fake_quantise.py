@@ -31,28 +31,26 @@ class _Nearest(torch.autograd.Function):
 class _Learned(torch.autograd.Function):
     """LSQ (arXiv 1902.08153, eq. 1 to 3): gradients reach the scale, and the weights that are not clipped.
 
-    The forward pass rounds the scale to bfloat16, as deployment does; the backward pass looks through that.
+    The forward pass rounds the scale to bfloat16, as deployment does; the backward pass looks through that. With
+    `uniform` numbers in [0, 1) the integers are rounded stochastically.
     """
 
     @staticmethod
-    def forward(ctx: Any, groups: Tensor, scale: Tensor, bits: int) -> Tensor:
-        held = as_bfloat16(scale)
-        ctx.save_for_backward(groups, held)
-        ctx.bits = bits
-        zero = torch.zeros_like(held, dtype=torch.int32)
-        return torch.fake_quantize_per_channel_affine(groups, held, zero, 0, *bounds(bits))
+    def forward(ctx: Any, groups: Tensor, scale: Tensor, bits: int, uniform: Tensor | None) -> Tensor:
+        held, (low, high) = as_bfloat16(scale), bounds(bits)
+        steps = groups * (1.0 / held)[:, None]
+        integers = steps.round() if uniform is None else (steps + uniform).floor()
+        q = integers.clamp(low, high)
+        clipped = q != integers  # torch's reading: 7.4 steps are not
+        ctx.save_for_backward(clipped, torch.where(clipped, q, q - steps))
+        # Their factor balances the update of a scale against that of a weight.
+        ctx.factor = 1 / math.sqrt(groups.shape[1] * high)
+        return q * held[:, None]
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
-        groups, scale = ctx.saved_tensors
-        low, high = bounds(ctx.bits)
-        steps = groups * (1.0 / scale)[:, None]
-        nearest = steps.round()
-        clipped = (nearest < low) | (nearest > high)  # torch's reading: 7.4 steps are not
-        slope = nearest.clamp(low, high) - steps.masked_fill(clipped, 0)
-        # Their factor balances the update of a scale against that of a weight.
-        factor = 1 / math.sqrt(groups.shape[1] * high)
-        return gradients[0].masked_fill(clipped, 0), (gradients[0] * slope).sum(1) * factor, None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        clipped, slope = ctx.saved_tensors
+        return gradients[0].masked_fill(clipped, 0), (gradients[0] * slope).sum(1) * ctx.factor, None, None
 
 
 class _Stochastic(torch.autograd.Function):
@@ -106,13 +104,14 @@ class Rounder(nn.Module):
         return self._rounded(groups, held).view(weight.shape)
 
     def _rounded(self, groups: Tensor, scale: Tensor) -> Tensor:
-        bits = self.precision.bits
-        rounded: Tensor
+        bits, uniform = self.precision.bits, None
         if self.noise is not None and self.training:
             uniform = self.noise.uniform(f"forward {self.role}", groups.shape)
-            rounded = _Stochastic.apply(groups, as_bfloat16(scale.detach()), bits, uniform)  # type: ignore[no-untyped-call]
-        elif self.learn:
-            rounded = _Learned.apply(groups, scale, bits)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        rounded: Tensor
+        if self.learn:
+            rounded = _Learned.apply(groups, scale, bits, uniform)  # type: ignore[no-untyped-call]
+        elif uniform is not None:
+            rounded = _Stochastic.apply(groups, scale, bits, uniform)  # type: ignore[no-untyped-call]
         else:
             rounded = _Nearest.apply(groups, scale, bits)  # type: ignore[no-untyped-call]
         return rounded
