@@ -89,6 +89,10 @@ runner-arm64: setup ## Compile the native runner for arm64 against the wheel's h
 	  || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -q -y --no-install-recommends g++-aarch64-linux-gnu; }
 	$(BIN)/python tests/device_agent/bench_arm64_runner.py
 
+.PHONY: bench-device
+bench-device: setup $(VENV)/.developer ## Our Programs beside llama.cpp and this host's limits, 1 and 2 threads (ARGS="--shapes demo,350m --json out.json")
+	$(BIN)/python tests/search/bench_device.py $(ARGS)
+
 .PHONY: oracle-llama
 oracle-llama: setup $(VENV)/.developer ## llama.cpp, built once into .cache, judges the GGUF export: same words, same greedy tokens
 	PYTHONPATH=tests/search $(BIN)/python tests/oracles/bench_llama.py
