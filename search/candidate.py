@@ -27,11 +27,33 @@ class Quality(BaseModel):
     tokens: int = Field(description="Tokens trained on")
 
 
+class BlockTimes(BaseModel):
+    """What each block of a composed Program took, in the order of its stages: medians in milliseconds.
+
+    From a pass of its own with a clock around every block, so that their sum is a little more than the whole takes.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    prefill_ms: tuple[float, ...]
+    decode_ms: tuple[float, ...]
+
+
+class Predicted(BaseModel):
+    """What the search expected of a candidate on a phone before the phone ran it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    decode_ms: float
+    ttft_ms: float
+    seen: float = Field(description="Share of its blocks whose dimensions the phone had run before")
+
+
 class Candidate(BaseModel):
     """One row of the ledger, written after every step; `number` is its trial's number in the study.
 
     `profiles`, `values` and `violations` are of the first measurement, and stay so. The race of the finalists adds
-    `confirmed`, or `confirm_fault`, and changes nothing else that the study knows.
+    `linked`, and `confirmed` or `confirm_fault`, and changes nothing else that the study knows.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -41,8 +63,17 @@ class Candidate(BaseModel):
     architecture: Architecture
     parameters: int
     phase: Phase = Phase.PROPOSED
-    program: Sha256 | None = None
+    program: Sha256 | None = Field(default=None, description="Composed of blocks; by it the search measures")
+    linked: Sha256 | None = Field(
+        default=None, description="A finalist's: the same blocks as one file; by it the second measurement is made"
+    )
     profiles: dict[str, Profile] = Field(default_factory=dict, description="By phone serial")
+    blocks: dict[str, BlockTimes] = Field(
+        default_factory=dict, description="By phone serial, where the protocol times stages"
+    )
+    predicted: dict[str, Predicted] = Field(
+        default_factory=dict, description="By phone serial, from the blocks of the candidates before it"
+    )
     quality: Quality | None = None
     values: tuple[float, ...] | None = Field(default=None, description="What the study was told, all minimised")
     violations: dict[str, float] = Field(
@@ -56,7 +87,8 @@ class Candidate(BaseModel):
         default=None, description="Why a finalist lost: it failed when it was measured again"
     )
     seconds: dict[str, float] = Field(
-        default_factory=dict, description="By part: build, export, push, run, score, and confirm for a finalist"
+        default_factory=dict,
+        description="By part: build, export, push, run, score, and link and confirm for a finalist",
     )
 
     @property

@@ -3,18 +3,21 @@
 Batch after batch: propose, export, measure, score, tell. Every step writes its candidate to the ledger before the
 next begins, so a process may die at any line: the next one finds each candidate in the phase it reached and takes it
 up there. Phones are measured one after the other while nothing else runs, since the milliseconds of a virtual phone
-are this host's. After the last batch the finalists are measured again in the same way, and the verdict follows.
+are this host's. After the last batch the finalists' blocks are linked into one file each, as what ships is, and
+measured again; the verdict follows.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from statistics import median
+from typing import Any, TypeVar
 
 from device_agent.contracts import Blame, Fault, FulcrumError, Measurement, Profile, Program, Sha256, canonical_json
 from search.blame import fault_of_candidate
-from search.candidate import Candidate, Phase, Quality, Verdict
+from search.candidate import BlockTimes, Candidate, Phase, Predicted, Quality, Verdict
 from search.errors import SearchCancelled, SearchStalled
 from search.finalists import finalists
+from search.latency import LatencyPredictor
 from search.mirror import Mirror
 from search.objectives import known_values, pessimistic_values, violations
 from search.ports import Exported, World
@@ -112,6 +115,7 @@ class _Search:
         if candidate.phase is Phase.FAILED or phone in candidate.profiles or candidate.program is None:
             return
         self._step(f"measuring candidate {number} on {phone}")
+        expected = self._predicted(candidate, phone)
         measurement = self._ask(phone, number, candidate.program, session=0)
         if isinstance(measurement, Fault):
             self._remember(_failed(candidate, measurement))
@@ -119,21 +123,48 @@ class _Search:
         seconds = dict(candidate.seconds)
         for part, spent in (("push", measurement.transfer.seconds), ("run", measurement.run_seconds)):
             seconds[part] = seconds.get(part, 0.0) + spent
-        profiles = candidate.profiles | {phone: Profile.of(measurement)}
-        self._remember(candidate.model_copy(update={"profiles": profiles, "seconds": seconds}))
+        found: dict[str, Any] = {"profiles": candidate.profiles | {phone: Profile.of(measurement)}, "seconds": seconds}
+        if measurement.stages:
+            found["blocks"] = candidate.blocks | {phone: _block_times(measurement)}
+        if expected is not None:
+            found["predicted"] = candidate.predicted | {phone: expected}
+        self._remember(candidate.model_copy(update=found))
+
+    def _predicted(self, candidate: Candidate, phone: str) -> Predicted | None:
+        """From the candidates before it alone, so that whoever carries on expects the same."""
+        before = [c for n, c in sorted(self._rows.items()) if n < candidate.number]
+        predictor = LatencyPredictor.of(self._spec, before, phone)
+        return None if predictor is None else predictor.predict(candidate.architecture)
 
     def _race(self) -> None:
         """Measure the finalists again, all after the last batch: in another session than made them finalists."""
         for number in finalists(self._spec, self._rows.values()):
+            self._link(number)
             for phone in self._spec.phones:
                 self._confirm_on(number, phone)
 
+    def _link(self, number: int) -> None:
+        """What ships is one file, so it is one file that is confirmed."""
+        candidate = self._rows[number]
+        if candidate.linked is not None or candidate.finalist or candidate.program is None:
+            return
+        self._step(f"linking finalist {number}")
+        world, composed = self._world, self._stored(candidate.program)
+        try:
+            linked = world.link(composed, world.store)
+        except FulcrumError as error:
+            self._remember(candidate.model_copy(update={"confirm_fault": fault_of_candidate(error)}))
+            return
+        program = world.store.put(canonical_json(linked.program))
+        seconds = candidate.seconds | {"link": linked.export_seconds}
+        self._remember(candidate.model_copy(update={"linked": program, "seconds": seconds}))
+
     def _confirm_on(self, number: int, phone: str) -> None:
         candidate = self._rows[number]
-        if candidate.confirm_fault is not None or phone in candidate.confirmed or candidate.program is None:
+        if candidate.confirm_fault is not None or phone in candidate.confirmed or candidate.linked is None:
             return
         self._step(f"measuring finalist {number} again on {phone}")
-        measurement = self._ask(phone, number, candidate.program, session=1)
+        measurement = self._ask(phone, number, candidate.linked, session=1)
         if isinstance(measurement, Fault):
             self._remember(candidate.model_copy(update={"confirm_fault": measurement}))
             return
@@ -144,11 +175,16 @@ class _Search:
 
     def _ask(self, phone: str, number: int, program: Sha256, session: int) -> Measurement | Fault:
         """What a phone says of a Program, or the candidate's own fault. Raises the world's."""
-        stored = Program.model_validate_json(self._world.store.get(program))
+        stored, protocol = self._stored(program), self._spec.protocol
+        if self._spec.effort.block_times and stored.layout == "composed":
+            protocol = protocol.model_copy(update={"stage_times": True})
         try:
-            return self._world.measure(stored, self._spec.protocol, phone, number, session)
+            return self._world.measure(stored, protocol, phone, number, session)
         except FulcrumError as error:
             return fault_of_candidate(error)
+
+    def _stored(self, program: Sha256) -> Program:
+        return Program.model_validate_json(self._world.store.get(program))
 
     def _score(self, numbers: range) -> None:
         batch = self._in_phase(numbers, Phase.MEASURED)
@@ -229,6 +265,14 @@ class _Search:
 
 def _failed(candidate: Candidate, fault: Fault) -> Candidate:
     return candidate.model_copy(update={"phase": Phase.FAILED, "fault": fault})
+
+
+def _block_times(measurement: Measurement) -> BlockTimes:
+    def medians(samples: Iterable[Sequence[int]]) -> tuple[float, ...]:
+        return tuple(float(f"{median(one) / 1e6:.4g}") for one in samples)
+
+    stages = measurement.stages
+    return BlockTimes(prefill_ms=medians(s.prefill_ns for s in stages), decode_ms=medians(s.decode_ns for s in stages))
 
 
 def _list(batch: Sequence[Candidate]) -> str:

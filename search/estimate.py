@@ -17,8 +17,8 @@ def floor_bytes(architecture: Architecture, spec: SearchSpec) -> int:
     runtime and a second copy of packed weights come on top.
     """
     quantisation, positions = spec.quantisation, spec.protocol.prefill_tokens + spec.protocol.decode_tokens
-    linear = _bytes_per_weight(quantisation.weights)
-    vocabulary = min(_bytes_per_weight(quantisation.embedding), _bytes_per_weight(quantisation.head))
+    linear = bytes_per_weight(quantisation.weights)
+    vocabulary = min(bytes_per_weight(quantisation.embedding), bytes_per_weight(quantisation.head))
     total = architecture.vocabulary_parameters * vocabulary + 4 * architecture.width
     for block in architecture.blocks:
         plain = plain_parameters(architecture, block)
@@ -30,7 +30,7 @@ def floor_bytes(architecture: Architecture, spec: SearchSpec) -> int:
 def predicted_decode(architecture: Architecture, spec: SearchSpec) -> float:
     """The relative cost of one decoded token: bytes read, plus a fixed cost per stage. Good for ranking only."""
     positions = spec.protocol.prefill_tokens + spec.protocol.decode_tokens
-    per_weight = _bytes_per_weight(spec.quantisation.weights)
+    per_weight = bytes_per_weight(spec.quantisation.weights)
     cache = sum(4 * state_values(architecture, block, positions) for block in architecture.blocks)
     return architecture.parameters * per_weight + cache + (architecture.depth + 2) * _CALL_BYTES
 
@@ -54,5 +54,6 @@ def state_values(architecture: Architecture, block: ShortConv | Attention, posit
     return 2 * positions * block.kv_heads * block.head_dim
 
 
-def _bytes_per_weight(precision: MatrixPrecision) -> float:
+def bytes_per_weight(precision: MatrixPrecision) -> float:
+    """What a weight takes, with its share of its group's scale."""
     return precision.bits / 8 + (_SCALE_BYTES / precision.group_size if precision.group_size else 0)

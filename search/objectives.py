@@ -1,6 +1,7 @@
 """What the study minimises, and by how much a candidate breaks each budget. Across phones the worst counts."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 
 from device_agent.contracts import Figure, Profile
 from search.candidate import Candidate, Quality
@@ -59,3 +60,11 @@ def pessimistic_values(spec: SearchSpec, failed: Candidate, others: list[Candida
         seen = [c.values[i] for c in others if c.values is not None]
         told.append(known.get(name, max(seen) * 1.1 if seen else _HOPELESS[name]))
     return tuple(told)
+
+
+def errors(candidates: Sequence[Candidate], phone: str, name: str) -> list[float]:
+    """log(predicted / measured) of every candidate that was predicted before it was measured, in their order."""
+    both = [
+        (c.predicted[phone], c.profiles[phone]) for c in candidates if {phone} <= c.predicted.keys() & c.profiles.keys()
+    ]
+    return [math.log(getattr(predicted, name) / figure(profile, name).value) for predicted, profile in both]

@@ -14,7 +14,8 @@ from trainer.architecture import Architecture
 class Measure(Port):
     """Runs a Program on a phone and waits; idempotent by (program, protocol, phone, number, session).
 
-    Session 0 is the search's own measurement, session 1 that of the finalists' race.
+    Session 0 is the search's own measurement, of a composed Program; session 1 that of the finalists' race, of a
+    linked one.
     """
 
     def __call__(self, program: Program, protocol: Protocol, phone: str, number: int, session: int = 0) -> Measurement:
@@ -102,6 +103,14 @@ class Export(Port):
         ...
 
 
+class Link(Port):
+    """Makes one file of a composed Program's blocks; the same blocks give the same Program."""
+
+    def __call__(self, composed: Program, store: Store) -> Exported:
+        """Raises FulcrumError if they do not fit together."""
+        ...
+
+
 @dataclass(frozen=True)
 class World:
     """All that a search needs from outside."""
@@ -110,6 +119,7 @@ class World:
     store: Store
     cache: BlockCache
     export: Export
+    link: Link
     measure: Measure
     score: Score
     executor: Executor

@@ -22,16 +22,18 @@ def tpe(seed: int, startup: int) -> BaseSampler:
 
 
 class DistinctSampler(BaseSampler):
-    """Asks an inner sampler until its proposal is a new Architecture that may keep the memory budget.
+    """Asks an inner sampler until its proposal is a new Architecture that may keep the budgets.
 
     The inner sampler is made anew for every trial, seeded by the trial's number: a study rebuilt from the ledger
-    goes on as the one that died would have. After a bounded number of refusals `fallback` is taken.
+    goes on as the one that died would have. After a bounded number of refusals the first new Architecture is taken
+    that was refused as `hopeless` alone, a prediction that may be wrong; where there is none, `fallback`.
     """
 
     def __init__(self, spec: SearchSpec, startup: int, make: MakeSampler = tpe) -> None:
         self._spec, self._startup, self._make = spec, startup, make
         self.seen: set[Key] = set()
         self.fallback: Params | None = None
+        self.hopeless: Callable[[Params], bool] = lambda _: False
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """All knobs, always: which of them matter is settled by the canonical form."""
@@ -43,11 +45,14 @@ class DistinctSampler(BaseSampler):
     ) -> dict[str, Any]:
         """Canonical parameters of a new Architecture."""
         inner = self._make(trial_seed(self._spec.seed, trial.number), self._startup)
+        hopeless: Params | None = None
         for _ in range(_ATTEMPTS):
             params = canonical(_draw(inner, study, trial, search_space), self._spec.space)
             if key(params) not in self.seen and may_fit(params, self._spec):
-                return dict(params)
-        return dict(self.fallback or {})
+                if not self.hopeless(params):
+                    return dict(params)
+                hopeless = hopeless or params
+        return dict(hopeless or self.fallback or {})
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution

@@ -64,6 +64,9 @@ class Effort(_Spec):
     finalists: int = Field(
         default=3, ge=0, le=16, description="Feasible candidates measured again before the verdict; 0 for none"
     )
+    block_times: bool = Field(
+        default=True, description="One more run per candidate that times its blocks, to predict latency by them"
+    )
     proxy_tokens: int = Field(default=80_000, ge=1_000, le=10**12)
     proxy_sequence: int = Field(default=128, ge=16, le=65_536)
 

@@ -8,9 +8,10 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from search.candidate import Candidate, Phase
 from search.errors import LedgerMismatch
+from search.foresight import Foresight
 from search.objectives import bounds
 from search.sampler import DistinctSampler, MakeSampler, tpe, trial_seed
-from search.space import KNOBS, Params, distributions, key, propose, unseen
+from search.space import KNOBS, Params, architecture_of, distributions, key, propose, unseen
 from search.spec import SearchSpec
 from search.warm import warm_start
 from trainer.architecture import Architecture
@@ -41,8 +42,10 @@ class SearchStudy:
 
     def __init__(self, spec: SearchSpec, candidates: Iterable[Candidate], make: MakeSampler = tpe) -> None:
         self._spec = spec
-        self._warm = warm_start(spec)
-        self._sampler = DistinctSampler(spec, startup=len(self._warm), make=make)
+        self._startup = len(warm_start(spec))
+        self._told: list[Candidate] = []
+        self._foresight: Foresight | None = None
+        self._sampler = DistinctSampler(spec, startup=self._startup, make=make)
         self._study = optuna.create_study(directions=["minimize"] * len(spec.objectives), sampler=self._sampler)
         self._pending: dict[int, Trial] = {}
         for candidate in sorted(candidates, key=lambda c: c.number):
@@ -54,10 +57,25 @@ class SearchStudy:
         fallback = unseen(self._spec, self._sampler.seen, trial_seed(self._spec.seed, number))
         if fallback is None:
             return None
+        foresight = self._foresee()
         self._sampler.fallback = fallback
-        if number < len(self._warm):
-            self._study.enqueue_trial(dict(self._warm[number]))
+        self._sampler.hopeless = lambda params: foresight.hopeless(architecture_of(params, self._spec))
+        warm = self._next_warm(foresight) if number < self._startup else None
+        if warm is not None:
+            self._study.enqueue_trial(dict(warm))
         return self._ask(number)
+
+    def _foresee(self) -> Foresight:
+        if self._foresight is None:
+            self._foresight = Foresight(self._spec, self._told)
+        return self._foresight
+
+    def _next_warm(self, foresight: Foresight) -> Params | None:
+        """The first warm point that is left, on the front as the phones have shown it so far."""
+        for params in warm_start(self._spec, foresight.cost):
+            if key(params) not in self._sampler.seen and not self._sampler.hopeless(params):
+                return params
+        return None
 
     def tell(self, candidate: Candidate) -> None:
         """Tell what a finished candidate gave; a second time changes nothing.
@@ -68,6 +86,8 @@ class SearchStudy:
         trial = self._pending.pop(candidate.number, None)
         if trial is None:
             return
+        self._told.append(candidate)
+        self._foresight = None
         for name, excess in constraints(self._spec, candidate).items():
             trial.set_constraint(name, excess)
         self._study.tell(trial, values=candidate.values)
@@ -92,6 +112,8 @@ class SearchStudy:
             return
         if candidate.number != len(self._study.get_trials(deepcopy=False)):
             raise LedgerMismatch(f"candidate {candidate.number} follows a gap in the ledger")
+        self._told.append(candidate)
+        self._foresight = None
         self._sampler.seen.add(key(candidate.params))
         self._study.add_trial(frozen(self._spec, candidate))
 

@@ -1,31 +1,37 @@
 """The first points of a search, chosen without training anything."""
 
+from collections.abc import Callable
+
 from search.estimate import decoder_parameters, predicted_decode
 from search.front import front_of
 from search.space import KNOBS, Params, architecture_of, canonical, choices, key, may_fit
 from search.spec import SearchSpec
+from trainer.architecture import Architecture
+
+Cost = Callable[[Architecture], float]
 
 _MOST = 12
 _SHAPES = ("width", "depth", "ffn")
 
 
-def warm_start(spec: SearchSpec) -> list[Params]:
+def warm_start(spec: SearchSpec, cost: Cost | None = None) -> list[Params]:
     """An LFM2-like baseline, then shapes from the front of decoder parameters against predicted cost, all distinct.
 
+    The cost is that of a decoded token: by default the bytes it reads.
     At most half of the effort, and at most 12. Decoder parameters rank shapes well and are blind to attention
     (reference/search.md, section 5), so the attention knobs run through their choices. The order jumps between
     small and large, so that the first batch already spans the front.
     """
     wanted = min(_MOST, max(1, spec.effort.candidates // 2))
     picks = [_baseline(spec)] if _any_attention(spec) else []
-    shapes = _shape_front(spec)
+    shapes = _shape_front(spec, cost or (lambda architecture: predicted_decode(architecture, spec)))
     for i in _spread(len(shapes), wanted):
         picks.append(_with_attention(shapes[i], len(picks), spec))
     distinct = {key(params): params for params in picks if may_fit(params, spec)}
     return list(distinct.values())[:wanted]
 
 
-def _shape_front(spec: SearchSpec) -> list[Params]:
+def _shape_front(spec: SearchSpec, cost: Cost) -> list[Params]:
     """Width, depth and FFN of the front, by rising decoder parameters."""
     sizes, zeros = choices(spec.space), dict.fromkeys(KNOBS, 0)
     grid = {
@@ -37,7 +43,7 @@ def _shape_front(spec: SearchSpec) -> list[Params]:
     }
     shapes = list(grid.values())
     models = [architecture_of(shape, spec) for shape in shapes]
-    points = [(-float(decoder_parameters(m)), predicted_decode(m, spec)) for m in models]
+    points = [(-float(decoder_parameters(m)), cost(m)) for m in models]
     return sorted((shapes[i] for i in front_of(points)), key=lambda p: decoder_parameters(architecture_of(p, spec)))
 
 

@@ -103,7 +103,9 @@ def _watch(server: str, search: str) -> "SearchView":
 
     with connect(server) as client, on_leaving(f"The search goes on; see it again: fulcrum search watch {search}"):
         view = follow_search(client, search)
-        show.candidates(client.candidates(search))
+        views = client.candidates(search)
+    show.candidates(views)
+    show.measured(views)
     if view.verdict:
         show.verdict(view.verdict)
     if view.fault:
@@ -155,6 +157,7 @@ def show_(search: Id, server: ServerOption = DEFAULT_SERVER, json: JsonOption = 
         return
     show.searches([view])
     show.candidates(views)
+    show.measured(views)
     if view.verdict:
         show.verdict(view.verdict)
 

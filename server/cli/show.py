@@ -1,7 +1,9 @@
 """How searches, candidates and runs look in a terminal."""
 
+import math
 import sys
 from collections.abc import Iterable, Sequence
+from statistics import median
 from typing import Literal
 
 from pydantic import BaseModel, TypeAdapter
@@ -11,6 +13,7 @@ from rich.table import Table
 
 from device_agent.contracts import CheckStep, Comparison, Fault, Figure, Measurement, Profile
 from search.candidate import Candidate, Phase, Verdict
+from search.objectives import errors
 from server.api.views import CandidateView, RunView, SearchView, SelfCheckView
 from trainer.architecture import Architecture
 
@@ -81,6 +84,25 @@ def candidates(views: Iterable[CandidateView], title: str = "Candidates") -> Non
     for view in sorted(views, key=lambda v: v.quality.bits_per_byte if v.quality else float("inf")):
         table.add_row(*_shape(view), *_figures(view), _standing(view))
     console.print(table)
+
+
+def measured(views: Sequence[CandidateView]) -> None:
+    """How well decoding was predicted, and by which Programs finalists were measured twice."""
+    for phone in dict.fromkeys(serial for view in views for serial in view.predicted):
+        off = [abs(math.expm1(error)) for error in errors(views, phone, "decode_ms")]
+        if off:
+            console.print(
+                f"Decode on {phone}, predicted from blocks before it was measured: off by {median(off):.1%} in the "
+                f"median of {len(off)} candidates, by {max(off):.1%} at most.",
+                markup=False,
+            )
+    for view in views:
+        if view.linked is not None and view.program is not None:
+            console.print(
+                f"Finalist {view.number}: composed Program {view.program[:12]}, measured again as one file, "
+                f"Program {view.linked[:12]}.",
+                markup=False,
+            )
 
 
 def _shape(candidate: Candidate) -> list[str]:

@@ -11,7 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from search.candidate import Quality
 from search.driver import run
 from search.errors import MirrorUnreachable
-from search.export import export_candidates
+from search.export import export_candidates, link_program
 from search.mirror import Mirror
 from search.ports import World
 from server.claims import ClaimedSearch
@@ -45,6 +45,7 @@ def _run_on(executor: Executor, claimed: ClaimedSearch, services: Services, owne
         store=services.artifacts,
         cache=SqlBlockCache(services.database),
         export=export_candidates,
+        link=link_program,
         measure=bench.measure,
         score=ProxyScore(executor, corpus.directory, effort.proxy_tokens, effort.proxy_sequence, spec.seed),
         executor=executor,

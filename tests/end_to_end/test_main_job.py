@@ -134,6 +134,7 @@ def test_search_survives_kills_of_server_and_agent(house: House, spec: SearchSpe
     after = client.candidates(search)
     assert [c.number for c in after] == list(range(CANDIDATES))
     assert all(c.phase is Phase.DONE for c in after), [c.fault for c in after]
+    assert all(set(c.predicted) == {house.serial} for c in after[1:])
     assert len({c.architecture.hash for c in after}) == CANDIDATES
     kept = {c.number: _facts(c) for c in after}
     assert all(kept[number] == _facts(c) for number, c in before.items() if c.profiles)
@@ -144,6 +145,7 @@ def test_search_survives_kills_of_server_and_agent(house: House, spec: SearchSpe
     race = finalists(spec, after)
     assert len(race) == spec.effort.finalists
     assert {c.number for c in after if set(c.confirmed) == {house.serial}} == set(race)
+    assert {c.number for c in after if c.linked not in (None, c.program)} == set(race)
     assert f"of {len(race)} finalists" in view.verdict.why
     jobs = house.rows("SELECT number, state, attempts FROM jobs WHERE kind = 'measure' ORDER BY created_at")
     assert [(number, state) for number, state, _ in jobs] == [(n, "succeeded") for n in (*range(CANDIDATES), *race)]

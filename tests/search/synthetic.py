@@ -21,6 +21,7 @@ from device_agent.contracts import (
     Protocol,
     Quantisation,
     StageSpec,
+    StageTimes,
     Transfer,
     content_hash,
 )
@@ -65,9 +66,18 @@ def bits_per_byte(architecture: Architecture) -> float:
     return 1.5 + 1.2 / (size + 0.3) ** 0.3 + 0.6 * (share - 0.33) ** 2 - 0.05 * centre - 0.02 * len(heads & {2, 4})
 
 
+def block_ms(architecture: Architecture) -> list[float]:
+    """What each block takes of a decoded token, in the order of a Program's stages."""
+    a, times = architecture, [0.0]
+    for block in a.blocks:
+        ffn = 3 * a.width * a.ffn_width
+        call = 0.13 if isinstance(block, Attention) else 0.05
+        times += [call + (a.block_parameters(block) - ffn) / 2.5e6, ffn / 2.5e6]
+    return [*times, (a.vocab_size + 1) * a.width / 2.5e6]
+
+
 def decode_ms(architecture: Architecture) -> float:
-    attention = sum(isinstance(b, Attention) for b in architecture.blocks)
-    return 0.05 * architecture.depth + 0.08 * attention + architecture.parameters / 2.5e6
+    return sum(block_ms(architecture))
 
 
 def memory_bytes(architecture: Architecture) -> int:
@@ -93,6 +103,16 @@ def measurement_of(
         memory=blocks[0],
         transfer=Transfer(pushed_bytes=1, pushed_files=1, kept_files=0, seconds=0.25),
         run_seconds=0.5,
+        stages=_stages(architecture, protocol, slow) if protocol.stage_times else (),
+    )
+
+
+def _stages(architecture: Architecture, protocol: Protocol, factor: float) -> tuple[StageTimes, ...]:
+    """With a clock around every block, which costs a little itself."""
+    times = [int(ms * 1e6 * factor) + 1000 for ms in block_ms(architecture)]
+    prompt = protocol.prefill_tokens // 8
+    return tuple(
+        StageTimes(stage=str(i), prefill_ns=(ns * prompt,) * 2, decode_ns=(ns,) * 4) for i, ns in enumerate(times)
     )
 
 
@@ -129,6 +149,7 @@ class Synthetic:
     rows: dict[int, Candidate] = field(default_factory=dict)
     history: list[Candidate] = field(default_factory=list)
     kept: dict[str, bytes] = field(default_factory=dict)
+    linked: list[str] = field(default_factory=list)
     by_program: dict[str, Architecture] = field(default_factory=dict)
     verdicts: list[Verdict] = field(default_factory=list)
     messages: list[str] = field(default_factory=list)
@@ -140,11 +161,12 @@ class Synthetic:
     crash: Callable[[Architecture], Exception | None] = lambda _: None
     again: Callable[[Architecture], float | Exception] = lambda _: 1.0  # how much slower when measured again
     refuse_export: Callable[[Architecture], Exception | None] = lambda _: None
+    refuse_link: Callable[[Architecture], Exception | None] = lambda _: None
     refuse_score: Callable[[Architecture], Exception | None] = lambda _: None
 
     def world(self) -> World:
         executor = ThreadPoolExecutor(1)
-        return World(self, self, self, self.export, self.measure, self.score, executor)  # type: ignore[arg-type]
+        return World(self, self, self, self.export, self.link, self.measure, self.score, executor)  # type: ignore[arg-type]
 
     def _tick(self) -> None:
         self.calls += 1
@@ -192,10 +214,21 @@ class Synthetic:
             outcomes.append(self.refuse_export(architecture) or Exported(program, 0.1, 2.0))
         return outcomes
 
+    def link(self, composed: Program, store: Any) -> Exported:
+        self._tick()
+        architecture = self.by_program[composed.hash]
+        if error := self.refuse_link(architecture):
+            raise error
+        program = composed.model_copy(update={"layout": "monolithic"})
+        self.by_program[program.hash] = architecture
+        self.linked.append(architecture.hash)
+        return Exported(program, 0.0, 0.25)
+
     def measure(self, program: Program, protocol: Protocol, phone: str, number: int, session: int = 0) -> Measurement:
         self._tick()
         architecture = self.by_program[program.hash]
         assert self.rows[number].architecture == architecture
+        assert program.layout == ("monolithic" if session else "composed")
         if error := self.crash(architecture):
             raise error
         slower = self.again(architecture) if session else 1.0

@@ -22,6 +22,7 @@ from device_agent.contracts import GenerateJob, MeasureJob, Program, Protocol, Q
 from device_agent.runner.build import build
 from device_agent.runner.output import parse_generate, parse_measure
 from device_agent.runner.plan import generate_plan, measure_plan
+from search.blocks import blocks_of
 from search.export import export_candidates, export_model, link_program
 from search.export.lower import lower
 from search.export.modules import Chain
@@ -273,3 +274,14 @@ def test_runner_says_what_is_wrong(runner: Path, disk: Disk, four_bit: Program, 
     broken = dict.fromkeys(paths, str(tmp_path / "broken.pte"))
     assert complaint(generate_plan(fitting, broken))["slug"] == "program-refused"
     assert "unknown mode" in complaint(generate_plan(fitting, paths).replace("mode generate", "mode sing"))["message"]
+
+
+def test_search_knows_the_blocks_that_export_makes() -> None:
+    spec = SearchSpec(corpus="any", phones=("any",))
+    deeper = ARCHITECTURE.model_copy(update={"blocks": (*ARCHITECTURE.blocks * 2, ShortConv(kernel=3))})
+    pieces = list(pieces_of(deeper, context=CONTEXT, chunk=CHUNK, quantisation=spec.quantisation))
+    blocks = blocks_of(deeper, spec)
+    assert [block.name for block in blocks] == [name for name, _, _ in pieces]
+    assert [block.kind for block in blocks] == [piece.kind for _, piece, _ in pieces]
+    same = {(b.kind, *b.dimensions): piece.key for b, (_, piece, _) in zip(blocks, pieces, strict=True)}
+    assert len(same) == len(set(same.values())) == len({piece.key for _, piece, _ in pieces})

@@ -6,17 +6,22 @@ from typing import Any
 import pytest
 from synthetic import Crash, Killed, Synthetic, Unplugged, bits_per_byte, decode_ms, spec_of
 
-from device_agent.contracts import Blame, FulcrumError
+from device_agent.contracts import Blame, FulcrumError, Program
 from search.candidate import Candidate, Phase, Verdict
 from search.driver import PATIENCE, run
-from search.errors import HostFault, SearchCancelled, SearchStalled
+from search.errors import HostFault, NotLinkable, SearchCancelled, SearchStalled
 from search.space import distinct
 from search.spec import SearchSpec
 from trainer.architecture import Architecture, Attention
 from trainer.errors import CorpusError, TrainingDiverged
 
 TIGHT = {"decode_ms": 0.9, "peak_memory_mb": 2.4}
-SMALL = {"effort": {"candidates": 6, "batch": 3}, "phones": ("p1", "p2"), "budgets": TIGHT, "protocol": {"blocks": 1}}
+SMALL: dict[str, Any] = {
+    "effort": {"candidates": 6, "batch": 3},
+    "phones": ("p1", "p2"),
+    "budgets": TIGHT,
+    "protocol": {"blocks": 1},
+}
 WIDE = {"decode_ms": 1.4, "peak_memory_mb": 2.4}
 RACE = spec_of(effort={"candidates": 12, "batch": 4}, budgets=WIDE, phones=("p1", "p2"))
 
@@ -39,7 +44,8 @@ def test_a_search_ends_with_a_verdict_and_a_whole_ledger() -> None:
     assert winner.values is not None
     assert winner.values[0] == bits_per_byte(winner.architecture)
     assert winner.values[1] == pytest.approx(decode_ms(winner.architecture) * 1.3 * 1.01, rel=1e-3)
-    assert winner.seconds == {"build": 0.1, "export": 2.0, "push": 0.5, "run": 1.0, "score": 3.0, "confirm": 1.5}
+    spent = {"build": 0.1, "export": 2.0, "push": 0.5, "run": 1.0, "score": 3.0, "link": 0.25, "confirm": 1.5}
+    assert winner.seconds == spent
     feasible = [c for c in world.rows.values() if c.feasible]
     assert min(bits_per_byte(c.architecture) for c in feasible) == winner.values[0]
     assert any(message.startswith("measuring candidate 3 on p2") for message in world.messages)
@@ -57,14 +63,21 @@ def crash_again(architecture: Architecture) -> float | Exception:
     return 1.2 if any(isinstance(b, Attention) for b in architecture.blocks) else Crash("killed when it ran again")
 
 
-@pytest.mark.parametrize(("crash", "again"), [(lambda _: None, lambda _: 1.0), (crash_on_many_attentions, crash_again)])
-def test_killed_at_every_port_call_the_ledger_ends_the_same(crash: Any, again: Any) -> None:
-    spec = spec_of(**SMALL)
+@pytest.mark.parametrize(
+    ("crash", "again", "effort"),
+    [
+        (lambda _: None, lambda _: 1.0, {"candidates": 4, "batch": 2}),
+        (crash_on_many_attentions, crash_again, {"candidates": 6, "batch": 3, "block_times": False}),
+    ],
+)
+def test_killed_at_every_port_call_the_ledger_ends_the_same(crash: Any, again: Any, effort: dict[str, Any]) -> None:
+    spec = spec_of(**SMALL | {"effort": effort})
     whole = Synthetic(crash=crash, again=again)
     expected = run(spec, whole.world())
     assert sum(c.finalist for c in whole.rows.values()) >= 2
     assert any(c.confirm_fault for c in whole.rows.values()) == (again is crash_again)
     assert any(c.phase is Phase.FAILED for c in whole.rows.values()) == (crash is crash_on_many_attentions)
+    assert any(c.predicted for c in whole.rows.values()) == effort.get("block_times", True)
     for moment in range(1, whole.calls + 1):
         world = Synthetic(crash=crash, again=again, die_at=moment)
         with pytest.raises(Killed):
@@ -98,6 +111,11 @@ def test_finalists_are_measured_again_on_every_phone_after_everybody_was_measure
     assert world.measured[24:] == [(n, phone, 1) for n in best for phone in ("p1", "p2")]
     assert [c.number for c in world.candidates() if c.confirmed] == sorted(best)
     assert f"measuring finalist {best[0]} again on p2" in world.messages
+    for number in best:  # and in one file, as what ships is
+        finalist = world.rows[number]
+        assert finalist.linked not in (None, finalist.program)
+        assert Program.model_validate_json(world.kept[finalist.linked or ""]).layout == "monolithic"
+    assert all(c.linked is None for c in world.candidates() if c.number not in best)
     assert verdict.winner == best[0]
     assert "Measured again, 3 of 3 finalists keep every budget." in verdict.why
 
@@ -133,6 +151,19 @@ def test_a_finalist_that_crashes_when_it_runs_again_loses_and_keeps_its_result()
     assert fallen.confirm_fault.slug == "runner-crashed"
     assert winner.confirmed
     assert f"2 of 3 finalists keep every budget, candidate {fallen.number} failed with runner-crashed." in verdict.why
+
+
+def test_a_finalist_that_cannot_be_linked_loses_and_another_wins() -> None:
+    expected = run(RACE, Synthetic().world()).winner
+    world = Synthetic()
+    world.refuse_link = lambda a: (
+        NotLinkable("two blocks do not fit") if a == world.rows[expected or 0].architecture else None
+    )
+    verdict = run(RACE, world.world())
+    fallen = world.rows[expected or 0]
+    assert fallen.confirm_fault is not None
+    assert (fallen.confirm_fault.slug, fallen.linked, fallen.confirmed) == ("not-linkable", None, {})
+    assert verdict.winner not in (None, expected)
 
 
 def test_a_fault_of_the_world_stops_the_race_where_it_can_go_on() -> None:

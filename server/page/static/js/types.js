@@ -18,6 +18,9 @@
  * @property {"proposed"|"exported"|"measured"|"done"|"failed"} phase
  * @property {Record<string, Profile>} profiles
  * @property {Record<string, Profile>} confirmed
+ * @property {Record<string, {decode_ms: number, ttft_ms: number, seen: number}>} predicted
+ * @property {string|null} program
+ * @property {string|null} linked
  * @property {Fault|null} confirm_fault
  * @property {{bits_per_byte: number, tokens: number}|null} quality
  * @property {Record<string, number>} violations

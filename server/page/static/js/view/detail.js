@@ -10,13 +10,17 @@ import { Fact, FaultNote, VirtualMark } from "./common.js";
 /** @param {{of: Interval, unit: string}} props */
 const WithInterval = ({ of, unit }) => html`${figure(of.value)} ${unit} <span class="quiet">${figure(of.low)}–${figure(of.high)}</span>`;
 
-/** @param {{serial: string, profile: import("../types.js").Profile, again?: boolean}} props */
-export const ProfileFacts = ({ serial, profile, again = false }) => html`<section>
-  <h4>${phoneName(serial)}${again && ", measured again"} ${isVirtual(serial) && html`<${VirtualMark} />`}</h4>
+/** @param {{predicted: number, measured: number}} props */
+const Expected = ({ predicted, measured }) => html`${figure(predicted)} ms <span class="quiet">off by ${fixed(100 * Math.abs(predicted / measured - 1), 1)} %</span>`;
+
+/** @param {{serial: string, profile: import("../types.js").Profile, again?: boolean, predicted?: import("../types.js").Candidate["predicted"][string]}} props */
+export const ProfileFacts = ({ serial, profile, again = false, predicted }) => html`<section>
+  <h4>${phoneName(serial)}${again && ", measured again as one file"} ${isVirtual(serial) && html`<${VirtualMark} />`}</h4>
   <dl class="facts">
     <${Fact} label="Time to first token"><${WithInterval} of=${profile.ttft_ms} unit="ms" /></${Fact}>
     <${Fact} label="Prefill"><${WithInterval} of=${profile.prefill_tokens_per_second} unit="tok/s" /></${Fact}>
     <${Fact} label="Decode, median"><${WithInterval} of=${profile.decode_ms} unit="ms" /></${Fact}>
+    ${predicted && html`<${Fact} label="Decode, predicted from blocks"><${Expected} predicted=${predicted.decode_ms} measured=${profile.decode_ms.value} /></${Fact}>`}
     <${Fact} label="Decode, 95th percentile"><${WithInterval} of=${profile.decode_p95_ms} unit="ms" /></${Fact}>
     <${Fact} label="Decode speed">${figure(1000 / profile.decode_ms.value)} tok/s</${Fact}>
     <${Fact} label="Peak memory">${bytes(profile.peak_memory_bytes)}</${Fact}>
@@ -40,10 +44,12 @@ export function Detail({ row, search }) {
           <${Fact} label="FFN width">${architecture.ffn_width}</${Fact}>
           <${Fact} label="Vocabulary">${count(architecture.vocab_size)}</${Fact}>
           <${Fact} label="Parameters">${count(row.parameters)}</${Fact}>
+          ${row.program && html`<${Fact} label="Program, of blocks"><code title=${row.program}>${row.program.slice(0, 12)}</code></${Fact}>`}
+          ${row.linked && html`<${Fact} label="Program, one file"><code title=${row.linked}>${row.linked.slice(0, 12)}</code></${Fact}>`}
           ${quality && html`<${Fact} label="Quality" note=${`after ${count(quality.tokens)} tokens`}>${fixed(quality.bits_per_byte, 4)} bits/byte</${Fact}>`}
         </dl>
       </section>
-      ${Object.entries(row.profiles).map(([serial, profile]) => html`<${ProfileFacts} key=${serial} serial=${serial} profile=${profile} />`)}
+      ${Object.entries(row.profiles).map(([serial, profile]) => html`<${ProfileFacts} key=${serial} serial=${serial} profile=${profile} predicted=${row.predicted[serial]} />`)}
       ${Object.entries(row.confirmed).map(([serial, profile]) => html`<${ProfileFacts} key=${`${serial} again`} serial=${serial} profile=${profile} again />`)}
       ${parts.length > 0 && html`<section>
         <h4>Where its time went</h4>
