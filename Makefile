@@ -75,6 +75,10 @@ bench-search: setup $(VENV)/.developer ## Our sampler beside Optuna's random one
 bench-qat: setup $(VENV)/.developer ## What rounding costs: to nearest, GPTQ, QAT, stochastic rounding, over seeds (about 10 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/trainer/bench_qat.py $(ARGS)
 
+.PHONY: bench-composition
+bench-composition: setup $(VENV)/.developer ## A linked Program beside the composed one and the plain whole-model export
+	$(BIN)/python tests/search/bench_composition.py
+
 .PHONY: bench-link
 bench-link: setup adbd $(VENV)/.developer ## Push, pull and shell of our link beside Google's adb, against AOSP's daemon
 	$(BIN)/python tests/device_agent/bench_link.py
