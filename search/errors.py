@@ -65,3 +65,9 @@ class NotLinkable(FulcrumError):
     """Lowered pieces that cannot become one method: a file of another making, or two that do not fit together."""
 
     blame, slug = Blame.US, "not-linkable"
+
+
+class NoTemplate(FulcrumError):
+    """What was lowered cannot be re-dimensioned; the plain way remains."""
+
+    blame, slug = Blame.US, "no-template"

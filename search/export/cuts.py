@@ -4,22 +4,28 @@ Most of an export's time goes into retracing graphs, not into weights. With the 
 instead of 17 and an FFN 8 instead of 12 (measured on a busy machine, width 64). They are:
 
 * Every node's `from_node` tells its whole ancestry, and is copied deeply at every retrace, so that it grows with each.
-  All that a .pte takes from it is the first ancestor, by which debug handles are numbered; so that alone is kept.
+  All that a .pte takes from it is the first ancestor, by which debug handles are numbered; so that alone is kept. An
+  ancestor is told by its name and its graph's address, which a later graph may have again: a number of the graph's own
+  stands for the address, so that equal modules give equal bytes.
 * For every delegate XNNPACK runs a list of passes, most of which look for one kind of operator, and retrace the graph
   even where it does not occur. Those are skipped.
 
-What is lowered is byte for byte what ExecuTorch gives without the cuts; a test holds them to that. The cuts know the
+What is lowered is byte for byte what ExecuTorch gives without the cuts, but for those handles where addresses met; a
+test holds them to that. The cuts know the
 insides of one ExecuTorch and one torch, and refuse others.
 """
 
 import importlib.metadata
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import RLock
 from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 from executorch.backends.xnnpack._passes import XNNPACKPassManager
 from torch.export import ExportedProgram
+from torch.fx import Graph
 from torch.fx.traceback import NodeSource
 
 from search.errors import UnknownToolchain
@@ -80,10 +86,14 @@ def _replace(owner: type, name: str, value: object) -> None:
 
 
 def _without_history(initialise: Callable[..., None]) -> Callable[..., None]:
+    count = itertools.count()
+    numbers: WeakKeyDictionary[Graph, int] = WeakKeyDictionary()
+
     def new(self: NodeSource, node: Any, *arguments: Any, **named: Any) -> None:
         initialise(self, None, *arguments, **named)
         if node:
-            self.node_info = NodeSource.NodeInfo(node.name, str(node.target), id(node.graph))
+            number = numbers.setdefault(node.graph, next(count))
+            self.node_info = NodeSource.NodeInfo(node.name, str(node.target), number)
             self.from_node = _first_ancestor(node.meta.get("from_node", []))
 
     return new

@@ -6,12 +6,17 @@ runs, and one graph is lowered instead of two. At LFM2-350M's widths it was meas
 
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-from executorch.exir import EdgeCompileConfig, ExecutorchBackendConfig, to_edge_transform_and_lower
+from executorch.exir import (
+    EdgeCompileConfig,
+    ExecutorchBackendConfig,
+    ExecutorchProgramManager,
+    to_edge_transform_and_lower,
+)
 from executorch.exir.passes import MemoryPlanningPass
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
@@ -24,7 +29,21 @@ from search.export.cuts import cuts
 def lower(
     module: nn.Module, example: Tensor, chunk: int, takes_position: bool, states: Sequence[StateSpec]
 ) -> tuple[bytes, int]:
-    """(the .pte, bytes of memory planned ahead of time for activations).
+    """(the .pte, bytes of memory planned ahead of time for activations); the arguments are those of `to_executorch`."""
+    program = to_executorch(module, example, chunk, takes_position, states)
+    planned = sum(program.executorch_program.execution_plan[0].non_const_buffer_sizes)
+    return bytes(program.buffer), int(planned)
+
+
+def to_executorch(
+    module: nn.Module,
+    example: Tensor,
+    chunk: int,
+    takes_position: bool,
+    states: Sequence[StateSpec],
+    plan: Callable[..., list[int]] | None = None,
+) -> ExecutorchProgramManager:
+    """The lowered module before it is taken for bytes.
 
     Args:
         module: takes (example [1, S, ...], position if `takes_position`, *states).
@@ -32,6 +51,7 @@ def lower(
         chunk: the longest S.
         takes_position: whether int64 [1] follows the input.
         states: what is carried from call to call.
+        plan: the algorithm that plans memory; ExecuTorch's own where it is left out.
     """
     inputs: list[Tensor] = [example]
     length: dict[int, object] = {1: Dim("S", min=1, max=chunk) if chunk > 1 else None}
@@ -49,14 +69,12 @@ def lower(
             partitioner=[XnnpackPartitioner()],
             compile_config=EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True),
         )
-        program = edge.to_executorch(
+        return edge.to_executorch(
             ExecutorchBackendConfig(
                 do_quant_fusion_and_const_prop=True,  # else the 4-bit embedding has no kernel
-                memory_planning_pass=MemoryPlanningPass(alloc_graph_input=False),
+                memory_planning_pass=MemoryPlanningPass(plan, alloc_graph_input=False),
             )
         )
-    planned = sum(program.executorch_program.execution_plan[0].non_const_buffer_sizes)
-    return bytes(program.buffer), int(planned)
 
 
 def _shapes_of(module: nn.Module, shapes: list[dict[int, object]]) -> tuple[object, ...]:

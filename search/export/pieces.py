@@ -4,7 +4,7 @@ import importlib.metadata
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from functools import cache
-from typing import Annotated, Literal, TypedDict
+from typing import Annotated, ClassVar, Literal, Self, TypedDict
 
 import torch
 from pydantic import Field
@@ -19,7 +19,7 @@ from trainer.architecture import Architecture, ShortConv
 from trainer.model import rope
 from trainer.precision import EMBEDDING, HEAD
 
-_FORMAT = "2"  # raised when `modules` or `lower` changes what is lowered, so that old bytes are not taken for new
+_FORMAT = "3"  # raised when `modules` or `lower` changes what is lowered, so that old bytes are not taken for new
 
 
 @cache
@@ -29,10 +29,53 @@ def toolchain() -> dict[str, str]:
     return libraries | {"format": _FORMAT}
 
 
-class _Piece(Wire, ABC):
+_COMMON: tuple[dict[str, float], dict[str, float]] = (
+    {"width": 160, "chunk": 26, "group_size": 32},
+    {"width": 704, "chunk": 46, "group_size": 64},
+)
+
+
+class BasePiece(Wire, ABC):
+    """What all pieces have."""
+
     width: int
     chunk: int
     quantisation: Quantisation
+
+    # Two settings of every number, at which a template is learnt. They are valid, and such that different expressions
+    # in them come out differently; the first has few common factors with the second.
+    LEARNT_AT: ClassVar[tuple[dict[str, float], dict[str, float]]]
+
+    @classmethod
+    def _numbers(cls, kind: type) -> list[str]:
+        return [name for name, field in cls.model_fields.items() if field.annotation is kind]
+
+    def dimensions(self) -> dict[str, int]:
+        """The whole numbers that say how large it is: its lowered form differs in what follows from them."""
+        own = {name: getattr(self, name) for name in self._numbers(int)}
+        return own | {"group_size": self.quantisation.group_size}
+
+    def scalars(self) -> dict[str, float]:
+        """The other numbers, which are data of its lowered form."""
+        return {name: getattr(self, name) for name in self._numbers(float)}
+
+    def settings(self) -> tuple[Self, Self]:
+        """Two pieces that are lowered to the same graph as this one, and differ in all their numbers.
+
+        What is 1 stays 1: torch traces another graph for it.
+        """
+        first, second = (self._at(_COMMON[i] | numbers) for i, numbers in enumerate(self.LEARNT_AT))
+        return first, second
+
+    def _at(self, numbers: dict[str, float]) -> Self:
+        quantisation = self.quantisation.model_copy(update={"group_size": numbers["group_size"]})
+        others = {name: 1 if getattr(self, name) == 1 else numbers[name] for name in numbers if name != "group_size"}
+        return self.model_copy(update=others | {"quantisation": quantisation})
+
+    @property
+    def template_key(self) -> Sha256:
+        """The name of the template that gives this piece."""
+        return content_hash({"toolchain": toolchain(), "template": self.settings()[0].model_dump(mode="json")})
 
     @property
     def key(self) -> Sha256:
@@ -73,11 +116,13 @@ class _Piece(Wire, ABC):
         return torch.zeros(1, self._example_length, self.width)
 
 
-class EmbeddingPiece(_Piece):
+class EmbeddingPiece(BasePiece):
     """Token ids to vectors."""
 
     kind: Literal["embedding"] = "embedding"
     vocab_size: int
+
+    LEARNT_AT = ({"vocab_size": 346}, {"vocab_size": 794})
 
     @override
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -92,12 +137,14 @@ class EmbeddingPiece(_Piece):
         return torch.zeros(1, self._example_length, dtype=torch.int64)
 
 
-class ConvPiece(_Piece):
+class ConvPiece(BasePiece):
     """A gated short convolution."""
 
     kind: Literal["conv"] = "conv"
     kernel: int
     eps: float
+
+    LEARNT_AT = ({"kernel": 5, "eps": 1e-5}, {"kernel": 9, "eps": 3e-6})
 
     @override
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -113,7 +160,7 @@ class ConvPiece(_Piece):
         return (StateSpec(name="conv", shape=(1, self.kernel - 1, self.width), update="returned"),)
 
 
-class AttentionPiece(_Piece):
+class AttentionPiece(BasePiece):
     """Grouped-query attention over a cache of `context` positions."""
 
     kind: Literal["attention"] = "attention"
@@ -123,6 +170,11 @@ class AttentionPiece(_Piece):
     context: int
     theta: float
     eps: float
+
+    LEARNT_AT = (
+        {"heads": 14, "kv_heads": 7, "head_dim": 112, "context": 134, "theta": 1e4, "eps": 1e-5},
+        {"heads": 12, "kv_heads": 3, "head_dim": 80, "context": 202, "theta": 3e5, "eps": 3e-6},
+    )
 
     @override
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -147,12 +199,14 @@ class AttentionPiece(_Piece):
         return True
 
 
-class FeedForwardPiece(_Piece):
+class FeedForwardPiece(BasePiece):
     """A SwiGLU."""
 
     kind: Literal["ffn"] = "ffn"
     ffn_width: int
     eps: float
+
+    LEARNT_AT = ({"ffn_width": 352, "eps": 1e-5}, {"ffn_width": 832, "eps": 3e-6})
 
     @override
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -164,12 +218,14 @@ class FeedForwardPiece(_Piece):
         return modules.FeedForward(weights, self.eps, self.quantisation)
 
 
-class HeadPiece(_Piece):
+class HeadPiece(BasePiece):
     """The final norm and the output projection."""
 
     kind: Literal["head"] = "head"
     vocab_size: int
     eps: float
+
+    LEARNT_AT = ({"vocab_size": 346, "eps": 1e-5}, {"vocab_size": 794, "eps": 3e-6})
 
     @override
     def shapes(self) -> dict[str, tuple[int, ...]]:

@@ -3,17 +3,19 @@
 Both are made of the same lowered pieces: a composed Program names them, and a monolithic one is linked from them.
 """
 
+import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
-from typing import Literal, NamedTuple, TypedDict
+from typing import Any, Literal, TypedDict
 
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel
 from torch import Tensor
 
 from device_agent.contracts import Program, Quantisation, Sha256, StageSpec, StateSpec
 from search.export.link import Part, link
 from search.export.lower import lower
+from search.export.lowering import Lowered, learn_template, lower_piece
 from search.export.pieces import Piece, pieces_of, toolchain, weights_of
 from search.numerics import quantisation_of, scheme_of
 from search.ports import BlockCache, Exported, Store
@@ -22,14 +24,7 @@ from trainer.architecture import Architecture
 from trainer.model import HybridLM
 from trainer.quantise import Packing, pack
 
-_PIECE: TypeAdapter[Piece] = TypeAdapter(Piece)
-
-
-class _Lowered(NamedTuple):
-    data: bytes
-    planned: int
-    build_seconds: float
-    export_seconds: float
+_log = logging.getLogger(__name__)
 
 
 class _Kept(BaseModel):
@@ -38,16 +33,7 @@ class _Kept(BaseModel):
     file: Sha256
     size: int
     planned: int
-
-
-def lower_piece(piece_json: str) -> _Lowered:
-    """Lower one piece with random weights; a top-level function of plain values, for a process pool."""
-    piece = _PIECE.validate_json(piece_json)
-    start = time.perf_counter()
-    module = piece.module(piece.random_weights())
-    built = time.perf_counter()
-    data, planned = lower(module, piece.example(), piece.chunk, piece.takes_position, piece.states())
-    return _Lowered(data, planned, built - start, time.perf_counter() - built)
+    plain: str = ""  # why it was lowered the plain way
 
 
 def _chain(architecture: Architecture, spec: SearchSpec) -> list[tuple[str, Piece]]:
@@ -62,15 +48,12 @@ def export_candidates(
 ) -> list[Exported | Exception]:
     """One composed Program per architecture, in order, or the exception that its export raised.
 
-    Every distinct piece is lowered once in the life of the cache. A piece's seconds count for the first architecture
-    of the batch that needs it.
+    Every distinct piece is lowered once in the life of the cache, and the template of its kind learnt once before. A
+    piece's seconds count for the first architecture of the batch that needs it.
     """
     chains = [_chain(architecture, spec) for architecture in architectures]
-    pending: dict[Sha256, Future[_Lowered]] = {}
-    for chain in chains:
-        for _, piece in chain:
-            if piece.key not in pending and cache.get(piece.key) is None:
-                pending[piece.key] = executor.submit(lower_piece, piece.model_dump_json())
+    missing = {piece.key: piece for chain in chains for _, piece in chain if cache.get(piece.key) is None}
+    pending = _submit(list(missing.values()), cache, executor)
     exported: list[Exported | Exception] = []
     for architecture, chain in zip(architectures, chains, strict=True):
         try:
@@ -83,8 +66,28 @@ def export_candidates(
     return exported
 
 
+def _submit(pieces: Sequence[Piece], cache: BlockCache, executor: Executor) -> dict[Sha256, Future[Lowered]]:
+    """Learn the templates that are not known yet side by side, then lower the pieces side by side."""
+    unknown = {piece.template_key: piece for piece in pieces if cache.get(piece.template_key) is None}
+    learning = {key: executor.submit(learn_template, piece.model_dump_json()) for key, piece in unknown.items()}
+    spent: dict[Sha256, float] = {}
+    for key, learnt in learning.items():
+        if learnt.exception() is None:
+            value, spent[key] = learnt.result()
+            cache.put(key, value)
+    pending: dict[Sha256, Future[Any]] = {}
+    for piece in pieces:
+        key, template = piece.template_key, cache.get(piece.template_key)
+        if template is None:
+            pending[piece.key] = learning[key]  # which failed, and so will every architecture with this piece
+        else:
+            seconds = spent.pop(key, 0.0)
+            pending[piece.key] = executor.submit(lower_piece, piece.model_dump_json(), template, seconds)
+    return pending
+
+
 def _settle(
-    chain: list[tuple[str, Piece]], pending: dict[Sha256, Future[_Lowered]], store: Store, cache: BlockCache
+    chain: list[tuple[str, Piece]], pending: dict[Sha256, Future[Lowered]], store: Store, cache: BlockCache
 ) -> tuple[float, float]:
     build = export = 0.0
     for key in dict.fromkeys(piece.key for _, piece in chain):
@@ -93,7 +96,10 @@ def _settle(
             continue
         lowered = future.result()  # a failed piece stays pending, so that every architecture with it fails
         del pending[key]
-        kept = _Kept(file=store.put(lowered.data), size=len(lowered.data), planned=lowered.planned)
+        if lowered.plain:
+            _log.warning("lowered the plain way, since its template cannot give it: %s", lowered.plain)
+        file = store.put(lowered.data)
+        kept = _Kept(file=file, size=len(lowered.data), planned=lowered.planned, plain=lowered.plain)
         cache.put(key, kept.model_dump_json())
         build += lowered.build_seconds
         export += lowered.export_seconds
