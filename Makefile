@@ -79,6 +79,10 @@ bench-qat: setup $(VENV)/.developer ## What rounding costs: to nearest, GPTQ, QA
 bench-composition: setup $(VENV)/.developer ## A linked Program beside the composed one and the plain whole-model export
 	$(BIN)/python tests/search/bench_composition.py
 
+.PHONY: bench-export
+bench-export: setup $(VENV)/.developer ## CPU seconds and memory of exporting a candidate: 350M, 700M, 1.2B and a small one (ARGS="--shapes 350M")
+	OMP_NUM_THREADS=1 $(BIN)/python tests/search/bench_export.py $(ARGS)
+
 .PHONY: bench-link
 bench-link: setup adbd $(VENV)/.developer ## Push, pull and shell of our link beside Google's adb, against AOSP's daemon
 	$(BIN)/python tests/device_agent/bench_link.py

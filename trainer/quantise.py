@@ -77,7 +77,7 @@ def quantise_weight(
             f"a weight of {name} is not a finite number", advice="train it again from an earlier checkpoint"
         )
     scale = as_bfloat16(absmax_scale(groups, precision.bits) if scale is None else scale)
-    q = (groups * (1.0 / scale)[..., None]).round().clamp(*bounds(precision.bits))
+    q = (groups * (1.0 / scale)[..., None]).round_().clamp_(*bounds(precision.bits))  # in place: a vocabulary is large
     return Integers(q.to(torch.int8).flatten(1), scale)
 
 

@@ -1,8 +1,8 @@
 """Explaining numbers: which expression in a piece's dimensions gives what was seen at two settings of them.
 
 An expression is a sum of one or two like terms and a small constant; a term is a small factor times a product of at
-most three dimensions, perhaps divided by one. The simplest that fits both settings is taken, and only if it is alone: the
-settings are chosen so that expressions which differ come out differently.
+most three dimensions, perhaps divided by one. The simplest that fits both settings is taken, and only if it is alone:
+the settings are chosen so that expressions which differ come out differently.
 """
 
 import itertools
@@ -76,7 +76,9 @@ class Explainer:
     """Explains numbers seen at `settings`: one mapping of dimensions for each time of looking."""
 
     def __init__(self, settings: Sequence[Dimensions]) -> None:
-        self._settings = settings
+        # What is 1 at every setting would make any expression into many that cannot be told apart, and stays 1 anyway.
+        names = [name for name in settings[0] if any(setting[name] != 1 for setting in settings)]
+        self._settings = [{name: setting[name] for name in names} for setting in settings]
         self._known: dict[tuple[int, ...], Expression] = {}
 
     def __call__(self, seen: tuple[int, ...]) -> Expression:
@@ -96,7 +98,7 @@ class Explainer:
         simplest = [one for one in fitting if one.cost <= least + _MARGIN]
         if len(simplest) != 1:
             what = " and ".join(map(str, simplest)) or "no expression"
-            raise NoTemplate(f"{what} explains {seen} at {list(map(dict, self._settings))}")
+            raise NoTemplate(f"{what} explains {seen} at {self._settings}")
         return simplest[0]
 
     @cached_property

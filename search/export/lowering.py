@@ -4,7 +4,7 @@ Functions of plain values, for a pool of processes.
 """
 
 import time
-from functools import cache
+from functools import lru_cache
 from typing import NamedTuple
 
 from pydantic import BaseModel, TypeAdapter
@@ -14,6 +14,7 @@ from search.export import modules
 from search.export.lower import lower
 from search.export.pieces import Piece
 from search.export.template import Template, instantiate, learn
+from search.ports import BlockCache
 
 _PIECE: TypeAdapter[Piece] = TypeAdapter(Piece)
 
@@ -59,6 +60,7 @@ def lower_weights(piece: Piece, weights: modules.Weights, template: str) -> Lowe
     """Lower one piece with these weights by what `learn_template` gave for its kind."""
     start = time.perf_counter()
     module = piece.module(weights)
+    del weights  # a large vocabulary's take as much memory as all that follows
     built = time.perf_counter()
     kept = _read(template)
     why = kept.why
@@ -72,6 +74,28 @@ def lower_weights(piece: Piece, weights: modules.Weights, template: str) -> Lowe
     return Lowered(data, planned, why, built - start, time.perf_counter() - built)
 
 
-@cache
+def lower_plainly(piece: Piece, weights: modules.Weights) -> Lowered:
+    """Lower one piece with these weights the plain way, which was asked for: `plain` is empty."""
+    start = time.perf_counter()
+    data, planned = lower(piece.module(weights), piece.example(), piece.chunk, piece.takes_position, piece.states())
+    return Lowered(data, planned, "", 0.0, time.perf_counter() - start)
+
+
+@lru_cache(maxsize=64)
 def _read(template: str) -> Kept:
     return Kept.model_validate_json(template)
+
+
+class Templates:
+    """Lowers piece after piece in this process, and learns the template of a kind that the cache does not know."""
+
+    def __init__(self, cache: BlockCache) -> None:
+        self._cache = cache
+
+    def lower(self, piece: Piece, weights: modules.Weights) -> Lowered:
+        """Lower one piece with these weights."""
+        template = self._cache.get(piece.template_key)
+        if template is None:
+            template, _ = learn_template(piece.model_dump_json())
+            self._cache.put(piece.template_key, template)
+        return lower_weights(piece, weights, template)

@@ -1,10 +1,11 @@
 """Pieces: what a Program is composed of, each named by everything that determines its lowered bytes."""
 
+import importlib
 import importlib.metadata
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from functools import cache
-from typing import Annotated, ClassVar, Literal, Self, TypedDict
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self, TypedDict
 
 import torch
 from pydantic import Field
@@ -13,11 +14,23 @@ from typing_extensions import override
 
 from device_agent.contracts import Quantisation, Sha256, StateSpec, content_hash
 from device_agent.contracts.base import Wire
-from search.export import modules
+from search.errors import NoTemplate
 from search.numerics import refuse_unlowerable
 from trainer.architecture import Architecture, ShortConv
 from trainer.model import rope
 from trainer.precision import EMBEDDING, HEAD
+
+if TYPE_CHECKING:
+    from search.export import modules
+else:
+
+    class _Late:
+        """The module, imported when first used: it brings all of ExecuTorch, and pieces that are known need none."""
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(importlib.import_module("search.export.modules"), name)
+
+    modules = _Late()
 
 _FORMAT = "3"  # raised when `modules` or `lower` changes what is lowered, so that old bytes are not taken for new
 
@@ -28,6 +41,8 @@ def toolchain() -> dict[str, str]:
     libraries = {name: importlib.metadata.version(name) for name in ("executorch", "torch", "torchao")}
     return libraries | {"format": _FORMAT}
 
+
+_PERIOD = 1_000_003
 
 _COMMON: tuple[dict[str, float], dict[str, float]] = (
     {"width": 160, "chunk": 26, "group_size": 32},
@@ -42,8 +57,8 @@ class BasePiece(Wire, ABC):
     chunk: int
     quantisation: Quantisation
 
-    # Two settings of every number, at which a template is learnt. They are valid, and such that different expressions
-    # in them come out differently; the first has few common factors with the second.
+    # Two settings of every number, at which a template is learnt: valid, also where some numbers are 1, and such that
+    # different expressions in them come out differently (`explain` refuses what it cannot tell apart).
     LEARNT_AT: ClassVar[tuple[dict[str, float], dict[str, float]]]
 
     @classmethod
@@ -63,39 +78,60 @@ class BasePiece(Wire, ABC):
         """Two pieces that are lowered to the same graph as this one, and differ in all their numbers.
 
         What is 1 stays 1: torch traces another graph for it.
+
+        Raises:
+            NoTemplate: its matrices have groups of several sizes, which the settings would have to tell apart.
         """
+        if {p.group_size for p in self.quantisation.matrices.values()} - {None, self.quantisation.group_size}:
+            raise NoTemplate("groups of several sizes in one piece")
         first, second = (self._at(_COMMON[i] | numbers) for i, numbers in enumerate(self.LEARNT_AT))
         return first, second
 
     def _at(self, numbers: dict[str, float]) -> Self:
-        quantisation = self.quantisation.model_copy(update={"group_size": numbers["group_size"]})
+        group = {"group_size": numbers["group_size"]}
+        alike = {
+            name: p.model_copy(update=group) if p.group_size == self.quantisation.group_size else p
+            for name, p in self.quantisation.matrices.items()
+        }
+        quantisation = self.quantisation.model_copy(update=group | {"matrices": alike})
         others = {name: 1 if getattr(self, name) == 1 else numbers[name] for name in numbers if name != "group_size"}
         return self.model_copy(update=others | {"quantisation": quantisation})
 
     @property
     def template_key(self) -> Sha256:
         """The name of the template that gives this piece."""
-        return content_hash({"toolchain": toolchain(), "template": self.settings()[0].model_dump(mode="json")})
+        return content_hash(
+            {"toolchain": toolchain(), "template": self._at(_COMMON[0] | self.LEARNT_AT[0]).model_dump(mode="json")}
+        )
 
     @property
     def key(self) -> Sha256:
         """The name under which lowered bytes are kept, when their values do not matter (random weights)."""
         return content_hash({"toolchain": toolchain(), "piece": self.model_dump(mode="json")})
 
-    def random_weights(self) -> modules.Weights:
-        """Weights of the right shapes, the same in every run: timing depends on shapes alone."""
-        generator = torch.Generator().manual_seed(0)
-        return {
-            name: torch.randn(shape, generator=generator) / shape[-1] ** 0.5 if len(shape) > 1 else torch.ones(shape)
-            for name, shape in self.shapes().items()
-        }
+    def random_weights(self) -> "modules.Weights":
+        """Weights of the right shapes, the same in every run: timing depends on shapes alone.
+
+        A million normal numbers over and over: drawing every one of a large vocabulary's takes longer than all else.
+        Their number is a prime, so that no two matrices are the same and would be kept once.
+        """
+        period = torch.randn(_PERIOD, generator=torch.Generator().manual_seed(0))
+        weights: dict[str, Tensor] = {}
+        start = 0
+        for name, shape in self.shapes().items():
+            weights[name] = torch.ones(shape)
+            if len(shape) > 1:
+                _repeat(period, start, weights[name].view(-1))
+                weights[name] *= shape[-1] ** -0.5
+                start += weights[name].numel()
+        return weights
 
     @abstractmethod
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The shape of every weight, by name."""
 
     @abstractmethod
-    def module(self, weights: modules.Weights) -> nn.Module:
+    def module(self, weights: "modules.Weights") -> nn.Module:
         """The deployed module over these weights."""
 
     def states(self) -> tuple[StateSpec, ...]:
@@ -129,7 +165,7 @@ class EmbeddingPiece(BasePiece):
         return {"weight": (self.vocab_size, self.width)}
 
     @override
-    def module(self, weights: modules.Weights) -> nn.Module:
+    def module(self, weights: "modules.Weights") -> nn.Module:
         return modules.Embedding(weights, self.quantisation)
 
     @override
@@ -152,7 +188,7 @@ class ConvPiece(BasePiece):
         return {"norm": (d,), "in_proj": (3 * d, d), "conv": (d, 1, self.kernel), "out_proj": (d, d)}
 
     @override
-    def module(self, weights: modules.Weights) -> nn.Module:
+    def module(self, weights: "modules.Weights") -> nn.Module:
         return modules.Conv(weights, self.eps, self.quantisation)
 
     @override
@@ -172,8 +208,8 @@ class AttentionPiece(BasePiece):
     eps: float
 
     LEARNT_AT = (
-        {"heads": 14, "kv_heads": 7, "head_dim": 112, "context": 134, "theta": 1e4, "eps": 1e-5},
-        {"heads": 12, "kv_heads": 3, "head_dim": 80, "context": 202, "theta": 3e5, "eps": 3e-6},
+        {"heads": 9, "kv_heads": 3, "head_dim": 224, "context": 134, "theta": 1e4, "eps": 1e-5},
+        {"heads": 10, "kv_heads": 5, "head_dim": 192, "context": 202, "theta": 3e5, "eps": 3e-6},
     )
 
     @override
@@ -184,7 +220,7 @@ class AttentionPiece(BasePiece):
         return {"norm": (d,), **projections, "q_norm": head, "k_norm": head}
 
     @override
-    def module(self, weights: modules.Weights) -> nn.Module:
+    def module(self, weights: "modules.Weights") -> nn.Module:
         tables = rope(torch.arange(self.context), self.head_dim, self.theta)
         return modules.Attention(weights, self.heads, self.eps, tables, self.quantisation)
 
@@ -214,7 +250,7 @@ class FeedForwardPiece(BasePiece):
         return {"norm": (d,), "w1": (f, d), "w2": (d, f), "w3": (f, d)}
 
     @override
-    def module(self, weights: modules.Weights) -> nn.Module:
+    def module(self, weights: "modules.Weights") -> nn.Module:
         return modules.FeedForward(weights, self.eps, self.quantisation)
 
 
@@ -232,8 +268,15 @@ class HeadPiece(BasePiece):
         return {"norm": (self.width,), "weight": (self.vocab_size, self.width)}
 
     @override
-    def module(self, weights: modules.Weights) -> nn.Module:
+    def module(self, weights: "modules.Weights") -> nn.Module:
         return modules.Head(weights, self.eps, self.quantisation)
+
+
+def _repeat(period: Tensor, start: int, into: Tensor) -> None:
+    """Fill `into` with the endless repetition of `period` from `start` on."""
+    for i in range(-(start % len(period)), len(into), len(period)):
+        part = into[max(i, 0) : i + len(period)]
+        part.copy_(period[max(-i, 0) :][: len(part)])
 
 
 Piece = Annotated[
@@ -296,7 +339,7 @@ def pieces_of(
     yield "head", head, {"norm": "model.embedding_norm.weight", "weight": EMBEDDING if a.tied else HEAD}
 
 
-def weights_of(piece: Piece, weights: modules.Weights, names: dict[str, str]) -> dict[str, Tensor]:
+def weights_of(piece: Piece, weights: "modules.Weights", names: dict[str, str]) -> dict[str, Tensor]:
     """A piece's own weights out of a model's or a `Packing`'s, with the scales that come beside them."""
     if piece.kind == "head" and HEAD in weights:
         names = {**names, "weight": HEAD}  # a tied matrix may be rounded one way to be read, and another to be written

@@ -1,21 +1,20 @@
 """Programs of candidates (composed, weights random), and of finalists and trained models (monolithic).
 
 Both are made of the same lowered pieces: a composed Program names them, and a monolithic one is linked from them.
+What lowers is imported where something is to be lowered: ExecuTorch takes seconds to import, and a candidate whose
+pieces are known needs none of it.
 """
 
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
-from typing import Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from pydantic import BaseModel
 from torch import Tensor
 
 from device_agent.contracts import Program, Quantisation, Sha256, StageSpec, StateSpec
-from search.export.link import Part, link
-from search.export.lower import lower
-from search.export.lowering import Lowered, learn_template, lower_piece
 from search.export.pieces import Piece, pieces_of, toolchain, weights_of
 from search.numerics import quantisation_of, scheme_of
 from search.ports import BlockCache, Exported, Store
@@ -23,6 +22,10 @@ from search.spec import SearchSpec
 from trainer.architecture import Architecture
 from trainer.model import HybridLM
 from trainer.quantise import Packing, pack
+
+if TYPE_CHECKING:
+    from search.export.link import Part
+    from search.export.lowering import Lowered
 
 _log = logging.getLogger(__name__)
 
@@ -66,8 +69,12 @@ def export_candidates(
     return exported
 
 
-def _submit(pieces: Sequence[Piece], cache: BlockCache, executor: Executor) -> dict[Sha256, Future[Lowered]]:
+def _submit(pieces: Sequence[Piece], cache: BlockCache, executor: Executor) -> "dict[Sha256, Future[Lowered]]":
     """Learn the templates that are not known yet side by side, then lower the pieces side by side."""
+    if not pieces:
+        return {}
+    from search.export.lowering import learn_template, lower_piece
+
     unknown = {piece.template_key: piece for piece in pieces if cache.get(piece.template_key) is None}
     learning = {key: executor.submit(learn_template, piece.model_dump_json()) for key, piece in unknown.items()}
     spent: dict[Sha256, float] = {}
@@ -87,7 +94,7 @@ def _submit(pieces: Sequence[Piece], cache: BlockCache, executor: Executor) -> d
 
 
 def _settle(
-    chain: list[tuple[str, Piece]], pending: dict[Sha256, Future[Lowered]], store: Store, cache: BlockCache
+    chain: list[tuple[str, Piece]], pending: "dict[Sha256, Future[Lowered]]", store: Store, cache: BlockCache
 ) -> tuple[float, float]:
     build = export = 0.0
     for key in dict.fromkeys(piece.key for _, piece in chain):
@@ -96,8 +103,7 @@ def _settle(
             continue
         lowered = future.result()  # a failed piece stays pending, so that every architecture with it fails
         del pending[key]
-        if lowered.plain:
-            _log.warning("lowered the plain way, since its template cannot give it: %s", lowered.plain)
+        _warn_of(lowered)
         file = store.put(lowered.data)
         kept = _Kept(file=file, size=len(lowered.data), planned=lowered.planned, plain=lowered.plain)
         cache.put(key, kept.model_dump_json())
@@ -129,6 +135,8 @@ def _compose(
 
 def link_program(composed: Program, store: Store) -> Exported:
     """The monolithic Program of the same files: linked, nothing lowered again."""
+    from search.export.link import Part
+
     start = time.perf_counter()
     parts = (Part(stage.name, store.get(stage.file), stage.takes_position, stage.state) for stage in composed.stages)
     whole = _link(parts, [(stage.name, stage.state) for stage in composed.stages], store)
@@ -143,10 +151,12 @@ def export_model(
     prefill_chunk: int,
     quantisation: Quantisation | Packing,
     store: Store,
+    cache: BlockCache | None = None,
 ) -> Program:
     """The monolithic Program of a trained model: one file, one stage.
 
-    A Packing gives the integers that were trained or searched; a Quantisation rounds the weights to nearest.
+    A Packing gives the integers that were trained or searched; a Quantisation rounds the weights to nearest. Templates
+    are taken from `cache` and kept there; without one every piece is lowered the plain way.
 
     Raises:
         CannotBeLowered: the phone's kernels have no operator for these numerics.
@@ -159,18 +169,27 @@ def export_model(
         packing = pack(model, scheme_of(quantisation))
     pieces = list(pieces_of(model.architecture, context=context_length, chunk=prefill_chunk, quantisation=quantisation))
     states = [(name, piece.states()) for name, piece, _ in pieces]
-    whole = _link(_lowered_parts(packing.weights(model), pieces), states, store)
+    whole = _link(_lowered_parts(packing.weights(model), pieces, cache), states, store)
     return Program(**whole, **_facts(model.architecture, quantisation, context_length, prefill_chunk))
 
 
 def _lowered_parts(
-    weights: Mapping[str, Tensor], pieces: Sequence[tuple[str, Piece, dict[str, str]]]
-) -> Iterator[Part]:
+    weights: Mapping[str, Tensor], pieces: Sequence[tuple[str, Piece, dict[str, str]]], cache: BlockCache | None
+) -> "Iterator[Part]":
     """Piece after piece, of which only one is held at a time."""
+    from search.export.link import Part
+    from search.export.lowering import Templates, lower_plainly
+
+    lower = lower_plainly if cache is None else Templates(cache).lower
     for name, piece, parameters in pieces:
-        module = piece.module(weights_of(piece, weights, parameters))
-        data, _ = lower(module, piece.example(), piece.chunk, piece.takes_position, piece.states())
-        yield Part(name, data, piece.takes_position, piece.states())
+        lowered = lower(piece, weights_of(piece, weights, parameters))
+        _warn_of(lowered)
+        yield Part(name, lowered.data, piece.takes_position, piece.states())
+
+
+def _warn_of(lowered: "Lowered") -> None:
+    if lowered.plain:
+        _log.warning("lowered the plain way, since its template cannot give it: %s", lowered.plain)
 
 
 class _Whole(TypedDict):
@@ -180,8 +199,10 @@ class _Whole(TypedDict):
     stages: tuple[StageSpec, ...]
 
 
-def _link(parts: Iterator[Part], states: Sequence[tuple[str, Sequence[StateSpec]]], store: Store) -> _Whole:
+def _link(parts: "Iterator[Part]", states: Sequence[tuple[str, Sequence[StateSpec]]], store: Store) -> _Whole:
     """What makes a Program monolithic. States get names that hold in the whole chain."""
+    from search.export.link import link
+
     data, planned = link(parts)
     file = store.put(data)
     named = [s.model_copy(update={"name": f"{piece}.{s.name}"}) for piece, own in states for s in own]

@@ -153,6 +153,7 @@ class _Run:
             prefill_chunk=search.prefill_chunk,
             quantisation=packing or numerics,
             store=self._services.artifacts,
+            cache=self._cache,
         )
         self._cache.put(key, program.model_dump_json())
         return program

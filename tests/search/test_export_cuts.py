@@ -1,4 +1,4 @@
-"""The cuts change how long an export takes, and not one byte of what it gives."""
+"""The cuts change how long an export takes; that they change not one byte is in test_export_template.py."""
 
 from contextlib import nullcontext
 
@@ -8,33 +8,8 @@ from executorch.exir.debug_handle_utils import get_greatest_ancestor_node_identi
 from torch.fx import Graph
 from torch.fx.traceback import NodeSource, NodeSourceAction
 
-from device_agent.contracts import Quantisation
 from search.errors import UnknownToolchain
-from search.export import cuts, lower
-from search.export.pieces import AttentionPiece, ConvPiece, HeadPiece
-
-COMMON = {"width": 32, "chunk": 8, "quantisation": Quantisation(), "eps": 1e-5}
-PIECES = {
-    "conv": ConvPiece(kernel=3, **COMMON),  # type: ignore[arg-type]
-    "attention": AttentionPiece(heads=2, kv_heads=1, head_dim=16, context=16, theta=1e4, **COMMON),  # type: ignore[arg-type]
-    "head": HeadPiece(vocab_size=64, **COMMON),  # type: ignore[arg-type]
-}
-
-
-@pytest.mark.parametrize("name", PIECES)
-def test_the_bytes_are_those_of_the_plain_export(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    piece = PIECES[name]
-    # Debug handles are numbered by the addresses of graphs, some of which are freed and used again: by names instead.
-    handles = "executorch.exir.passes.debug_handle_generator_pass.get_greatest_ancestor_node_identifier"
-    monkeypatch.setattr(handles, lambda node: node.name)
-
-    def lowered() -> tuple[bytes, int]:
-        module = piece.module(piece.random_weights())
-        return lower.lower(module, piece.example(), piece.chunk, piece.takes_position, piece.states())
-
-    cut = lowered()
-    monkeypatch.setattr(lower, "cuts", nullcontext)
-    assert lowered() == cut
+from search.export import cuts
 
 
 def test_a_nodes_first_ancestor_is_kept_however_often_it_is_copied() -> None:

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from test_export import ARCHITECTURE, CHUNK, CONTEXT, FLOAT, Disk, _continue, _run
+from test_export import ARCHITECTURE, CHUNK, CONTEXT, Disk, _continue, _run
 
 from device_agent.contracts import MeasureJob, Program, Protocol
 from device_agent.runner.build import build
@@ -38,7 +38,6 @@ def program(disk: Disk) -> Program:
         context_length=CONTEXT,
         prefill_chunk=CHUNK,
         protocol=PROTOCOL,
-        quantisation=FLOAT,  # exported in a fraction of the time; what is measured here does not depend on it
     )
     with ThreadPoolExecutor(1) as pool:
         exported = export_candidates([ARCHITECTURE], spec, disk, disk, pool)[0]
