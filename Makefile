@@ -26,11 +26,11 @@ $(VENV)/.developer: $(VENV)/.installed
 .PHONY: setup
 setup: host $(VENV)/.installed ## Install Fulcrum and what it needs into .venv
 
-# A compiler and the interpreter's library: the virtual phone's runner is built on this host.
+# A compiler: the virtual phone's runner is built on this host.
 .PHONY: host
 host:
-	@command -v g++ >/dev/null && $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null && ls /usr/lib/*/libpython3.11.so.1.0 >/dev/null 2>&1 \
-	  || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -q -y --no-install-recommends g++ libpython3.11 python3.11-venv; }
+	@command -v g++ >/dev/null && $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
+	  || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -q -y --no-install-recommends g++ python3.11-venv; }
 
 .PHONY: chromium
 chromium:

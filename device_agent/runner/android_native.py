@@ -13,7 +13,16 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from device_agent.runner.build import RunnerBuildError
-from device_agent.runner.bundle import Provider, RunnerBundle, RunnerFile, RunnerManifest, hash_of, seal
+from device_agent.runner.bundle import (
+    ATTENTION,
+    PREFIXES,
+    Provider,
+    RunnerBundle,
+    RunnerFile,
+    RunnerManifest,
+    hash_of,
+    seal,
+)
 
 NATIVE = Path(__file__).parent / "native"
 ABI = "arm64-v8a"
@@ -110,7 +119,8 @@ def build_android_native(
         files=(RunnerFile(name=_ENTRY, sha256=hash_of(directory / _ENTRY), executable=True),),
         argv=(f"{{dir}}/{_ENTRY}", "{plan}"),
         backends=("XnnpackBackend",),
-        kernels=("optimized", "quantized", "llm-custom"),
+        kernels=("optimized", "quantized", ATTENTION),
+        features=(PREFIXES,),
     )
     return seal(directory, manifest)
 

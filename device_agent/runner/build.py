@@ -8,13 +8,24 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import json
+import re
 import shutil
 import subprocess
 import sysconfig
+import tempfile
 from pathlib import Path
 
 from device_agent.contracts import Blame, FulcrumError
-from device_agent.runner.bundle import Provider, RunnerBundle, RunnerFile, RunnerManifest, hash_of, seal
+from device_agent.runner.bundle import (
+    ATTENTION,
+    PREFIXES,
+    Provider,
+    RunnerBundle,
+    RunnerFile,
+    RunnerManifest,
+    hash_of,
+    seal,
+)
 
 HOST_ABI = f"{sysconfig.get_platform()}-gnu"
 _NATIVE = Path(__file__).parent / "native"
@@ -37,48 +48,75 @@ def _executorch() -> Path:
     return Path(next(iter(spec.submodule_search_locations)))
 
 
-def _libpython() -> Path:
-    """The wheel's libraries need the interpreter's symbols; the interpreter itself may be linked statically."""
-    name = str(sysconfig.get_config_var("INSTSONAME"))
-    soname = name if ".so" in name else f"libpython{sysconfig.get_config_var('LDVERSION')}.so.1.0"
-    folders = [sysconfig.get_config_var("LIBDIR"), f"/usr/lib/{sysconfig.get_config_var('MULTIARCH')}", "/usr/lib"]
-    for folder in folders:
-        if folder and (path := Path(folder) / soname).is_file():
-            return path
-    raise RunnerBuildError(f"{soname} is not on this host.", advice="On Debian: apt-get install libpython3.11")
+# The wheel's libraries name these as what they need. Nothing that the runner calls is in them, and loading them takes
+# 100 MB and a quarter of a second; so the runner brings empty ones under their names.
+_UNUSED = ("libtorch.so", "libtorch_cpu.so", "libtorch_python.so")
 
 
-def _command(compiler: str, executorch: Path, output: Path) -> list[str]:
-    extension = sysconfig.get_config_var("EXT_SUFFIX")
-    torch_libraries = executorch.parent / "torch" / "lib"
-    portable = executorch / "extension" / "pybindings" / f"_portable_lib{extension}"
-    kernels = [
-        executorch / "kernels" / "quantized" / "libquantized_ops_aot_lib.so",
-        executorch / "extension" / "llm" / "custom_ops" / "libcustom_ops_aot_lib.so",
-    ]
-    quoted = ",".join(f'"{path}"' for path in kernels)
-    folders = [portable.parent, torch_libraries, executorch / "backends" / "qualcomm", _libpython().parent]
+def _portable(executorch: Path) -> Path:
+    """ExecuTorch's runtime, with XNNPACK and the portable operators."""
+    return executorch / "extension" / "pybindings" / f"_portable_lib{sysconfig.get_config_var('EXT_SUFFIX')}"
+
+
+def _python_symbols(portable: Path) -> str:
+    """C++ source that defines what the library wants of the interpreter, so that it loads without one.
+
+    The bindings to Python that refer to it are never entered.
+    """
+    nm = subprocess.run(["nm", "-D", "--undefined-only", portable], capture_output=True, text=True, check=False)
+    if nm.returncode != 0:
+        raise RunnerBuildError(f"nm cannot read {portable}: {nm.stderr.strip()}", advice="apt-get install binutils")
+    names = sorted(set(re.findall(r"\b(_?Py\w+)", nm.stdout)))
+    return 'extern "C" {\n' + "".join(f"char {name}[1024];\n" for name in names) + "}\n"
+
+
+def _command(compiler: str, executorch: Path, output: Path, scratch: Path) -> list[str]:
+    torch, core = executorch.parent / "torch", executorch / "backends" / "qualcomm" / "libqnn_executorch_backend.so"
     return [
         compiler,
-        "-O2",
+        "-O3",
         "-std=c++17",
         "-Wall",
+        "-Wno-psabi",  # vectors are passed only to what is inlined
         f"-I{executorch / 'include'}",
         f"-I{executorch / 'include/executorch/runtime/core/portable_type/c10'}",
-        f"-I{_NATIVE / 'shim'}",
+        "-idirafter",
+        str(torch / "include"),  # for pthreadpool.h
         "-DC10_USING_CUSTOM_GENERATED_MACROS",
-        f"-DFULCRUM_KERNEL_LIBRARIES={quoted}",
-        str(_NATIVE / "runner.cpp"),
+        "-DFULCRUM_HOST",
+        *(str(_NATIVE / name) for name in ("runner.cpp", "host/pthreadpool.cpp")),
+        str(scratch / "python.cpp"),
         "-o",
         str(output),
+        "-rdynamic",  # the wheel's library finds the thread pool in the runner
+        "-pthread",
+        "-Wl,-z,lazy",  # what is never called need not be there
         "-Wl,--no-as-needed",
-        str(_libpython()),
-        str(portable),
-        str(executorch / "backends" / "qualcomm" / "libqnn_executorch_backend.so"),  # holds the runtime's core
+        *(str(output.parent / name) for name in _UNUSED),
+        str(torch / "lib" / "libc10.so"),  # holds cpuinfo
+        str(_portable(executorch)),
+        str(core),  # holds the runtime's core
         "-Wl,--allow-shlib-undefined",
-        *(f"-Wl,-rpath,{folder}" for folder in folders),
-        "-ldl",
+        "-Wl,-rpath,$ORIGIN",
+        *(f"-Wl,-rpath,{folder}" for folder in (_portable(executorch).parent, torch / "lib", core.parent)),
     ]
+
+
+def _compile(compiler: str, directory: Path) -> None:
+    """Write the runner, and the empty libraries that it is started beside, into `directory`."""
+    executorch = _executorch()
+    with tempfile.TemporaryDirectory(prefix="fulcrum-runner-") as scratch:
+        (Path(scratch) / "python.cpp").write_text(_python_symbols(_portable(executorch)))
+        (empty := Path(scratch) / "empty.cpp").touch()
+        for name in _UNUSED:
+            _run([compiler, "-shared", f"-Wl,-soname,{name}", str(empty), "-o", str(directory / name)])
+        _run(_command(compiler, executorch, directory / _ENTRY, Path(scratch)))
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RunnerBuildError(f"The compiler refused the runner:\n{done.stderr[-2000:]}")
 
 
 def build(directory: Path) -> RunnerBundle:
@@ -91,7 +129,7 @@ def build(directory: Path) -> RunnerBundle:
     if compiler is None:
         raise RunnerBuildError("No C++ compiler on this host.", advice="On Debian: apt-get install g++")
     version = importlib.metadata.version("executorch")
-    command = _command(compiler, _executorch(), directory / _ENTRY)
+    command = _command(compiler, _executorch(), directory / _ENTRY, Path())
     sources = b"".join(path.read_bytes() for path in sorted(_NATIVE.rglob("*")) if path.is_file())
     recipe = hashlib.sha256(json.dumps([command, version]).encode() + sources).hexdigest()
     stamp = directory / "recipe"
@@ -99,18 +137,18 @@ def build(directory: Path) -> RunnerBundle:
         return RunnerBundle(directory)
     directory.mkdir(parents=True, exist_ok=True)
     stamp.unlink(missing_ok=True)
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise RunnerBuildError(f"The compiler refused the runner:\n{done.stderr[-2000:]}")
+    _compile(compiler, directory)
+    entry = RunnerFile(name=_ENTRY, sha256=hash_of(directory / _ENTRY), executable=True)
     manifest = RunnerManifest(
         id="native-host",
         provider=Provider.HOST,
         abi=HOST_ABI,
         executorch=version,
-        files=(RunnerFile(name=_ENTRY, sha256=hash_of(directory / _ENTRY), executable=True),),
+        files=(entry, *(RunnerFile(name=name, sha256=hash_of(directory / name)) for name in _UNUSED)),
         argv=(f"{{dir}}/{_ENTRY}", "{plan}"),
         backends=("XnnpackBackend",),
-        kernels=("portable", "optimized", "quantized", "llm-custom"),
+        kernels=("portable", "optimized", "embedding", ATTENTION),
+        features=(PREFIXES,),
     )
     bundle = seal(directory, manifest)
     stamp.write_text(recipe)

@@ -14,6 +14,8 @@ from device_agent.contracts.base import Wire
 
 MANIFEST = "runner.json"
 CONTRACT = 1  # of plans (`plan.py`) and answers (`output.py`); raised when an old runner cannot keep the new one
+ATTENTION = "fulcrum-attention"  # a kernel: attention over caches of float16 and int8
+PREFIXES = "prefixes"  # a feature: snapshots of prefixes
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 _ADVICE = "Build one with `fulcrum runner build`, or point --runner to another bundle."
 
@@ -64,6 +66,8 @@ class RunnerManifest(Wire):
     env: dict[VariableName, str] = Field(default_factory=dict)
     backends: tuple[str, ...] = Field(default=(), description="Delegates that it registers; empty when not said")
     kernels: tuple[str, ...] = Field(default=(), description="Kernel libraries that it registers; empty when not said")
+
+    features: tuple[str, ...] = Field(default=(), description="What of the contract not every runner does")
 
     @model_validator(mode="before")
     @classmethod

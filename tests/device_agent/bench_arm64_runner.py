@@ -19,17 +19,20 @@ def main() -> int:
     spec = importlib.util.find_spec("executorch")
     assert spec is not None
     assert spec.submodule_search_locations
-    include = Path(next(iter(spec.submodule_search_locations))) / "include"
+    packages = Path(next(iter(spec.submodule_search_locations))).parent
+    include = packages / "executorch" / "include"
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "runner.o"
         command = [
             "aarch64-linux-gnu-g++",
             "-O2",
+            "-Wno-psabi",
             "-std=c++17",
             "-c",
             f"-I{include}",
             f"-I{include}/executorch/runtime/core/portable_type/c10",
-            f"-I{NATIVE}/shim",
+            "-idirafter",
+            str(packages / "torch" / "include"),  # for pthreadpool.h
             "-DC10_USING_CUSTOM_GENERATED_MACROS",
             "-Wno-deprecated-declarations",
             str(NATIVE / "runner.cpp"),

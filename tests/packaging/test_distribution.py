@@ -39,7 +39,8 @@ def test_wheel_holds_the_rooms_and_all_they_need(wheel: zipfile.ZipFile) -> None
     assert top == ROOMS
     for needed in (
         "device_agent/runner/native/runner.cpp",
-        "device_agent/runner/native/shim/pthreadpool.h",
+        "device_agent/runner/native/attention.inl",
+        "device_agent/runner/native/host/pthreadpool.cpp",
         "device_agent/runner/native/CMakeLists.txt",
         "device_agent/runner/java/fulcrum/Runner.java",
         "device_agent/runner/java/com/facebook/jni/HybridData.java",

@@ -132,21 +132,22 @@ class Stage {
     auto method = program_->load_method("forward", memory_.get());
     check(method.error(), "loading forward of " + plan.path);
     method_ = std::make_unique<rt::Method>(std::move(*method));
-    for (const auto& state : plan.states) {
-      size_t count = 1;
-      for (int size : state.shape) count *= static_cast<size_t>(size);
-      states_.emplace_back(count, 0.0f);
-    }
+    for (const auto& state : plan.states) states_.emplace_back(state.bytes());
   }
 
   bool has_state() const { return !states_.empty(); }
 
+  const std::vector<StatePlan>& states() const { return plan_.states; }
+  uint8_t* state(size_t i) { return states_[i].data(); }
+
+  // An in-place state holds a row per position, and rows from the position on are written before they are read.
   void clear() {
-    for (auto& state : states_) std::fill(state.begin(), state.end(), 0.0f);
+    for (size_t i = 0; i < states_.size(); ++i) {
+      if (!plan_.states[i].in_place) std::fill(states_[i].begin(), states_[i].end(), uint8_t{0});
+    }
   }
 
-  // `rewind` comes back to the state at `mark`. Returned states are copied; an in-place state holds a row per position,
-  // and rows beyond the position are written before they are read.
+  // `rewind` comes back to the state at `mark`.
   void mark() {
     marks_.assign(states_.size(), {});
     for (size_t i = 0; i < states_.size(); ++i) {
@@ -165,7 +166,7 @@ class Stage {
     check(method_->set_input(input.value(), index++), "input of " + plan_.path);
     if (plan_.takes_position) check(method_->set_input(position.value(), index++), "position of " + plan_.path);
     for (size_t i = 0; i < states_.size(); ++i) {
-      const View state(aten::ScalarType::Float, plan_.states[i].shape, states_[i].data());
+      const View state(scalar_type(plan_.states[i]), plan_.states[i].shape, states_[i].data());
       check(method_->set_input(state.value(), index++), "state of " + plan_.path);
     }
     check(method_->execute(), "running " + plan_.path);
@@ -173,7 +174,7 @@ class Stage {
     for (size_t i = 0; i < states_.size(); ++i) {
       if (plan_.states[i].in_place) continue;
       const aten::Tensor next = method_->get_output(output++).toTensor();
-      if (next.nbytes() != states_[i].size() * sizeof(float)) {
+      if (next.nbytes() != states_[i].size()) {
         throw std::runtime_error("a state of " + plan_.path + " came back in another size");
       }
       memcpy(states_[i].data(), next.const_data_ptr(), next.nbytes());
@@ -182,6 +183,11 @@ class Stage {
   }
 
  private:
+  static aten::ScalarType scalar_type(const StatePlan& state) {
+    if (state.type == "int8") return aten::ScalarType::Char;
+    return state.type == "float16" ? aten::ScalarType::Half : aten::ScalarType::Float;
+  }
+
   StagePlan plan_;
   MappedFile file_;
   Heap heap_, scratch_;
@@ -191,7 +197,7 @@ class Stage {
   std::unique_ptr<rt::HierarchicalAllocator> planned_;
   std::unique_ptr<rt::MemoryManager> memory_;
   std::unique_ptr<rt::Method> method_;
-  std::vector<std::vector<float>> states_, marks_;
+  std::vector<std::vector<uint8_t>> states_, marks_;
 };
 
 class Chain {
@@ -215,6 +221,10 @@ class Chain {
     for (auto& stage : stages_) stage->rewind();
   }
 
+  int64_t position() const { return position_; }
+  void seek(int64_t position) { position_ = position; }
+  const std::vector<std::unique_ptr<Stage>>& stages() const { return stages_; }
+
   // The time that each stage took in the last `feed`; kept only after `time_stages`.
   void time_stages() { stage_ns_.assign(stages_.size(), 0); }
   const std::vector<int64_t>& stage_ns() const { return stage_ns_; }
@@ -222,7 +232,9 @@ class Chain {
   // Feeds tokens in chunks; returns the logits [vocab] of the last one, valid until the next call.
   const float* feed(std::vector<int64_t> tokens) {
     if (position_ + static_cast<int64_t>(tokens.size()) > plan_.context) {
-      throw std::runtime_error("the tokens do not fit into the Program's context length");
+      throw std::runtime_error("the tokens do not fit into the Program's context length: " +
+                               std::to_string(position_ + static_cast<int64_t>(tokens.size())) + " of " +
+                               std::to_string(plan_.context));
     }
     std::fill(stage_ns_.begin(), stage_ns_.end(), 0);
     const float* logits = nullptr;

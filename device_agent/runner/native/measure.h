@@ -8,6 +8,7 @@
 
 #include "chain.h"
 #include "clock.h"
+#include "prefixes.h"
 
 namespace fulcrum {
 
@@ -121,11 +122,46 @@ inline void measure_decode(Chain& chain, const Plan& plan, const WorkloadPlan& w
   });
 }
 
+// A prompt whose first tokens lie in a snapshot, in turn without it and with it; restoring is part of the second time.
+inline void measure_prefix(Chain& chain, const Plan& plan, const WorkloadPlan& workload, size_t number) {
+  const auto prompt = synthetic_prompt(workload.prefill, plan.vocab);
+  const size_t count = static_cast<size_t>(workload.decode);
+  if (count < 1 || count >= prompt.size()) throw std::runtime_error("a prefix is shorter than its prompt");
+  const std::vector<int64_t> prefix(prompt.begin(), prompt.begin() + count), rest(prompt.begin() + count, prompt.end());
+  Prefixes directory(plan);
+  const std::string path = directory.path(".measured");
+  chain.clear();
+  const float* logits = chain.feed(prefix);
+  int64_t start = now_ns();
+  const int64_t bytes = save_snapshot(path, plan, chain, prefix, logits);
+  printf("{\"event\":\"saved\",\"workload\":%zu,\"bytes\":%" PRId64 ",\"ns\":%" PRId64 "}\n", number, bytes,
+         now_ns() - start);
+  int64_t cold = 0, restored = 0, warm = 0, token = 0;
+  const auto both = [&] {
+    cold = prefill(chain, prompt, plan.vocab, token);
+    chain.clear();
+    start = now_ns();
+    restore_snapshot(path, plan, chain, prefix.data(), count);
+    restored = now_ns() - start;
+    token = best_two(chain.feed(rest), plan.vocab).token;
+    warm = now_ns() - start;
+  };
+  repeat(plan.warmup, plan.warmup_seconds, plan.max_seconds, both);
+  repeat(plan.repetitions, plan.repetition_seconds, plan.max_seconds, [&] {
+    both();
+    printf("{\"event\":\"repetition\",\"workload\":%zu,\"prefill_ns\":%" PRId64 ",\"restored_ns\":%" PRId64
+           ",\"restore_ns\":%" PRId64 "}\n",
+           number, cold, warm, restored);
+  });
+  unlink(path.c_str());
+}
+
 inline void measure(Chain& chain, const Plan& plan) {
   measure_turns(chain, plan);
   for (size_t i = 0; i < plan.further.size(); ++i) {
     const WorkloadPlan& workload = plan.further[i];
     if (workload.kind == "decode") measure_decode(chain, plan, workload, i + 1);
+    else if (workload.kind == "prefix") measure_prefix(chain, plan, workload, i + 1);
     else measure_prefill(chain, plan, workload.prefill, i + 1);
   }
 }

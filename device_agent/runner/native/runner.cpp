@@ -2,8 +2,6 @@
 //
 // Timed with CLOCK_MONOTONIC, inside the process; peak memory is the kernel's VmHWM.
 
-#include <dlfcn.h>
-
 #include <cinttypes>
 #include <cmath>
 #include <cstdio>
@@ -16,13 +14,49 @@
 #include "chain.h"
 #include "measure.h"
 #include "memory.h"
+#include "operators.h"
+#ifdef FULCRUM_HOST
+#include "host/embedding.h"
+#endif
 
 namespace fulcrum {
+
+// The prompt through the longest snapshot that it begins with, and a new one where the plan asks for more than was there.
+Best prefill_prompt(Chain& chain, const Plan& plan) {
+  const size_t wanted = static_cast<size_t>(plan.prefix);
+  if (wanted == 0) return best_two(chain.feed(plan.prompt), plan.vocab);
+  if (wanted > plan.prompt.size()) throw std::runtime_error("the plan's prefix is longer than its prompt");
+  Prefixes directory(plan);
+  const int64_t start = now_ns();
+  Found found = directory.restore(chain, plan.prompt, wanted);
+  const int64_t restored = now_ns() - start;
+  std::vector<float>& logits = found.logits;
+  const auto feed = [&](size_t from, size_t to) {
+    const float* out = chain.feed({plan.prompt.begin() + from, plan.prompt.begin() + to});
+    logits.assign(out, out + plan.vocab);
+  };
+  std::string note;
+  int64_t kept = 0;
+  if (found.count < wanted) {
+    feed(found.count, wanted);
+    try {
+      kept = directory.keep(chain, {plan.prompt.begin(), plan.prompt.begin() + wanted}, logits.data());
+    } catch (const SnapshotRefused& error) {
+      note = std::string("not kept: ") + error.what();
+    }
+  }
+  for (const auto& refused : found.refused) note += (note.empty() ? "" : "; ") + refused;
+  printf("{\"event\":\"prefix\",\"restored\":%zu,\"restore_ns\":%" PRId64 ",\"kept_bytes\":%" PRId64
+         ",\"note\":\"%s\"}\n",
+         found.count, restored, kept, json_text(note).c_str());
+  if (wanted < plan.prompt.size()) feed(wanted, plan.prompt.size());
+  return best_two(logits.data(), plan.vocab);
+}
 
 void generate(Chain& chain, const Plan& plan) {
   if (plan.prompt.empty()) throw std::runtime_error("the plan has no prompt");
   int64_t start = now_ns();
-  Best best = best_two(chain.feed(plan.prompt), plan.vocab);
+  Best best = prefill_prompt(chain, plan);
   int64_t taken = now_ns() - start;
   printf("{\"event\":\"prefilled\",\"ns\":%" PRId64 "}\n", taken);
   for (int i = 0; i < plan.decode; ++i) {
@@ -71,7 +105,9 @@ void load_only(const Plan& plan) {
 void work(const Plan& plan) {
   Sampler sampler(plan.memory_ms);
   reset_peak();
-  const int64_t baseline = peak_bytes(), start = now_ns();
+  const int64_t baseline = peak_bytes();
+  if (plan.memory_ms) print_memory("empty");
+  const int64_t start = now_ns();
   Chain chain(plan);
   printf("{\"event\":\"loaded\",\"load_ns\":%" PRId64 ",\"baseline_bytes\":%" PRId64 "}\n", now_ns() - start, baseline);
   if (plan.memory_ms) print_memory("loaded");
@@ -90,9 +126,6 @@ void work(const Plan& plan) {
 void run(const char* path) {
   const Plan plan = read_plan(path);
   executorch::extension::threadpool::get_threadpool()->_unsafe_reset_threadpool(plan.threads);
-  // On a host attention multiplies with torch's BLAS, which has OpenMP's threads beside that pool.
-  using Limit = void (*)(int);
-  if (const auto limit = reinterpret_cast<Limit>(dlsym(RTLD_DEFAULT, "omp_set_num_threads"))) limit(plan.threads);
   if (plan.mode == "load") load_only(plan);
   else work(plan);
   printf("{\"event\":\"done\",\"peak_bytes\":%" PRId64 ",\"cpu_ns\":%" PRId64 "}\n", peak_bytes(), cpu_ns());
@@ -109,16 +142,16 @@ int fail(const char* slug, const char* message) {
 int main(int argc, char** argv) {
   if (argc != 2) return fulcrum::fail("usage", "usage: fulcrum-runner PLAN");
   try {
-#ifdef FULCRUM_KERNEL_LIBRARIES
-    // On a host the operators outside the delegate come in libraries of ExecuTorch's wheel that register on load.
-    for (const char* library : {FULCRUM_KERNEL_LIBRARIES}) {
-      if (!dlopen(library, RTLD_NOW | RTLD_GLOBAL)) throw std::runtime_error(dlerror());
-    }
-#endif
     executorch::runtime::runtime_init();
+    fulcrum::check(fulcrum::register_operators(), "registering the runner's operators");
+#ifdef FULCRUM_HOST
+    fulcrum::check(fulcrum::register_embeddings(), "registering the host's operators");
+#endif
     fulcrum::run(argv[1]);
   } catch (const fulcrum::Refused& error) {
     return fulcrum::fail(error.slug, error.what());
+  } catch (const fulcrum::SnapshotRefused& error) {
+    return fulcrum::fail("snapshot-refused", error.what());
   } catch (const std::bad_alloc&) {
     return fulcrum::fail("out-of-memory", "no memory for the Program or its state");
   } catch (const std::exception& error) {
