@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from search.estimate import bytes_per_weight, plain_parameters, state_values
+from search.estimate import bytes_per_weight, plain_parameters, state_bytes
 from search.spec import SearchSpec
 from trainer.architecture import Architecture, Attention, ShortConv
 
@@ -40,7 +40,7 @@ def blocks_of(architecture: Architecture, spec: SearchSpec) -> list[BlockWork]:
 def _operator(index: int, block: ShortConv | Attention, a: Architecture, spec: SearchSpec) -> BlockWork:
     linear = a.block_parameters(block) - plain_parameters(a, block) - 3 * a.width * a.ffn_width
     prompt, weights = spec.protocol.prefill_tokens, linear * _per_weight(spec)
-    state = 4.0 * state_values(a, block, prompt + spec.protocol.decode_tokens)
+    state = float(state_bytes(a, block, spec, prompt + spec.protocol.decode_tokens))
     if isinstance(block, ShortConv):
         dimensions: tuple[int, ...] = (a.width, block.kernel)
         return BlockWork(f"layers.{index}.conv", "conv", dimensions, (weights, state), (prompt * float(linear), 0.0))

@@ -12,8 +12,8 @@ def floor_bytes(architecture: Architecture, spec: SearchSpec) -> int:
     """A lower bound of peak memory above the empty runner, in bytes.
 
     Counted: the weights of every linear at the deployment's bits with one bfloat16 scale per group, a tied
-    embedding once (a Program may hold it twice), float32 norms and convolutions, and the float32 state that the
-    protocol fills: keys and values of its positions, and a convolution's last k-1 inputs. Activations, the
+    embedding once (a Program may hold it twice), float32 norms and convolutions, and the state that the protocol
+    fills: keys and values of its positions in its kind of cache, and a convolution's last k-1 inputs. Activations, the
     runtime and a second copy of packed weights come on top.
     """
     quantisation, positions = spec.quantisation, spec.protocol.prefill_tokens + spec.protocol.decode_tokens
@@ -23,7 +23,7 @@ def floor_bytes(architecture: Architecture, spec: SearchSpec) -> int:
     for block in architecture.blocks:
         plain = plain_parameters(architecture, block)
         total += (architecture.block_parameters(block) - plain) * linear + plain * 4
-        total += 4 * state_values(architecture, block, positions)
+        total += state_bytes(architecture, block, spec, positions)
     return int(total)
 
 
@@ -31,7 +31,7 @@ def predicted_decode(architecture: Architecture, spec: SearchSpec) -> float:
     """The relative cost of one decoded token: bytes read, plus a fixed cost per stage. Good for ranking only."""
     positions = spec.protocol.prefill_tokens + spec.protocol.decode_tokens
     per_weight = bytes_per_weight(spec.quantisation.weights)
-    cache = sum(4 * state_values(architecture, block, positions) for block in architecture.blocks)
+    cache = sum(state_bytes(architecture, block, spec, positions) for block in architecture.blocks)
     return architecture.parameters * per_weight + cache + (architecture.depth + 2) * _CALL_BYTES
 
 
@@ -47,11 +47,13 @@ def plain_parameters(architecture: Architecture, block: ShortConv | Attention) -
     return 2 * architecture.width + 2 * block.head_dim
 
 
-def state_values(architecture: Architecture, block: ShortConv | Attention, positions: int) -> int:
-    """Numbers of state that a layer holds after `positions` tokens."""
+def state_bytes(architecture: Architecture, block: ShortConv | Attention, spec: SearchSpec, positions: int) -> int:
+    """Bytes of state that a layer holds after `positions` tokens; an int8 row has a float32 scale."""
     if isinstance(block, ShortConv):
-        return (block.kernel - 1) * architecture.width
-    return 2 * positions * block.kv_heads * block.head_dim
+        return 4 * (block.kernel - 1) * architecture.width
+    rows = 2 * positions * block.kv_heads
+    per_value, per_row = {"float32": (4, 0), "float16": (2, 0), "int8": (1, 4)}[spec.protocol.kv_cache]
+    return rows * (block.head_dim * per_value + per_row)
 
 
 def bytes_per_weight(precision: MatrixPrecision) -> float:

@@ -29,6 +29,7 @@ from device_agent.contracts.measurement import (
     Measurement,
     MemoryMap,
     Placement,
+    PrefixUse,
     Samples,
     SettingChange,
     StageTimes,
@@ -48,6 +49,7 @@ from device_agent.contracts.phone import (
 )
 from device_agent.contracts.profile import Figure, Profile, SustainedMinute, WorkloadProfile
 from device_agent.contracts.program import (
+    KvCache,
     MatrixPrecision,
     Program,
     Quantisation,
@@ -85,6 +87,7 @@ __all__ = [
     "HealthItem",
     "Job",
     "JobOutcome",
+    "KvCache",
     "Lease",
     "LeaseHeartbeat",
     "LeaseRequest",
@@ -98,6 +101,7 @@ __all__ = [
     "PhoneFacts",
     "PhoneState",
     "Placement",
+    "PrefixUse",
     "Preset",
     "Profile",
     "Program",

@@ -5,7 +5,7 @@ A job is leased to one agent with an epoch and a secret; the outcome is taken on
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from device_agent.contracts.base import Wire
 from device_agent.contracts.errors import Fault
@@ -24,12 +24,23 @@ class MeasureJob(Wire):
 
 
 class GenerateJob(Wire):
-    """Continue a prompt greedily."""
+    """Continue a prompt greedily.
+
+    `prefix_tokens` is how many of the prompt's first tokens other prompts share (a system prompt, earlier turns): the
+    longest snapshot of them that the phone has is restored, and one of all of them is kept for the next time.
+    """
 
     kind: Literal["generate"] = "generate"
     program: Program
     prompt: tuple[int, ...] = Field(min_length=1)
     new_tokens: int = Field(ge=1)
+    prefix_tokens: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _prefix_is_of_the_prompt(self) -> "GenerateJob":
+        if self.prefix_tokens > len(self.prompt):
+            raise ValueError(f"a prefix of {self.prefix_tokens} tokens in a prompt of {len(self.prompt)}")
+        return self
 
 
 class CheckJob(Wire):

@@ -71,6 +71,12 @@ class Samples(Wire):
     fill_ns: int | None = Field(default=None, ge=0, description="Once, to reach the depth; not part of decoding")
     prefill_ns: tuple[int, ...] = ()
     decode_ns: tuple[TokenTimes, ...] = Field(default=(), description="[repetition][token]")
+    restored_ns: tuple[int, ...] = Field(
+        default=(), description="prefix: one per repetition, to the first logits with the prefix restored"
+    )
+    restore_ns: tuple[int, ...] = Field(default=(), description="prefix: the restoring alone, part of the former")
+    snapshot_bytes: int | None = Field(default=None, ge=0, description="prefix: the snapshot's file")
+    snapshot_ns: int | None = Field(default=None, ge=0, description="prefix: to write and sync it, once")
 
 
 class Block(Wire):
@@ -183,6 +189,15 @@ class TokenStep(Wire):
     ns: int
 
 
+class PrefixUse(Wire):
+    """What a snapshot did for a generation."""
+
+    restored: int = Field(ge=0, description="Tokens of the prompt that nothing was computed for")
+    restore_ns: int = Field(ge=0, description="To find and restore them")
+    kept_bytes: int = Field(ge=0, description="The new snapshot's file; 0 where none was written")
+    note: str = Field(default="", description="Which snapshots were refused, or why none was kept")
+
+
 class Generation(Wire):
     """A continuation made on the phone, token by token."""
 
@@ -195,3 +210,4 @@ class Generation(Wire):
     before: Condition
     after: Condition
     transfer: Transfer
+    prefix: PrefixUse | None = Field(default=None, description="Where the job named a prefix")

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from device_agent.contracts.base import Wire
-from device_agent.contracts.measurement import Block, Measurement, TokenTimes
+from device_agent.contracts.measurement import Block, Measurement, Samples, TokenTimes
 from device_agent.contracts.protocol import Workload
 from device_agent.contracts.statistics import bootstrap_interval, mad, quantile, t_cdf, t_interval, t_quantile
 
@@ -70,6 +70,11 @@ class WorkloadProfile(Wire):
     prefill_tokens_per_second: Figure | None = None
     decode_ms: Figure | None = None
     decode_p95_ms: Figure | None = None
+    restored_ttft_ms: Figure | None = Field(default=None, description="prefix: with it restored; ttft_ms is without")
+    restore_ms: Figure | None = None
+    restored_share: Figure | None = Field(default=None, description="prefix: restored TTFT over TTFT, per block")
+    snapshot_bytes: int | None = None
+    snapshot_bytes_per_token: float | None = None
 
 
 class SustainedMinute(Wire):
@@ -148,11 +153,29 @@ def _further(blocks: Sequence[Block], index: int) -> WorkloadProfile:
         return WorkloadProfile(
             workload=workload, ttft_ms=Figure.over_blocks(ttft), prefill_tokens_per_second=Figure.over_blocks(speed)
         )
+    if workload.kind == "prefix":
+        return _prefix(workload, samples)
     decode = [_milliseconds(s.decode_ns) for s in samples]
     return WorkloadProfile(
         workload=workload,
         decode_ms=Figure.over_blocks([median(ms) for ms in decode]),
         decode_p95_ms=Figure.over_blocks([quantile(ms, 0.95) for ms in decode]),
+    )
+
+
+def _prefix(workload: Workload, samples: Sequence[Samples]) -> WorkloadProfile:
+    cold = [median(s.prefill_ns) / 1e6 for s in samples]
+    warm = [median(s.restored_ns) / 1e6 for s in samples]
+    size = samples[0].snapshot_bytes
+    return WorkloadProfile(
+        workload=workload,
+        ttft_ms=Figure.over_blocks(cold),
+        prefill_tokens_per_second=Figure.over_blocks([workload.prefill_tokens / (ms / 1e3) for ms in cold]),
+        restored_ttft_ms=Figure.over_blocks(warm),
+        restore_ms=Figure.over_blocks([median(s.restore_ns) / 1e6 for s in samples]),
+        restored_share=Figure.over_blocks([b / a for a, b in zip(cold, warm, strict=True)]),
+        snapshot_bytes=size,
+        snapshot_bytes_per_token=size / workload.prefix_tokens if size is not None else None,
     )
 
 

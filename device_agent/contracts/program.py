@@ -6,17 +6,22 @@ length S from 1 to `prefill_chunk`, so prefill and decode are the same method ov
     stage(x, [position], *state) -> (y, *new state)
 
 The first stage takes token ids int64 [1, S]; the last gives the logits float32 [1, 1, V] of the last position.
-State belongs to the runner: an `in_place` state (a KV cache [1, L, kv_heads, head_dim]) is written through the
-caller's memory; a `returned` state (a convolution's last k-1 inputs [1, k-1, d]) comes back as an output, in order.
+State belongs to the runner: an `in_place` state (a KV cache [1, L, kv_heads, head_dim], or its scales [1, L, kv_heads])
+is written through the caller's memory, a row per position; a `returned` state (a convolution's last k-1 inputs
+[1, k-1, d]) comes back as an output, in order.
 """
 
 import hashlib
 import json
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, StringConstraints, model_validator
 
 from device_agent.contracts.base import Wire
+
+KvCache = Literal["float32", "float16", "int8"]
+_BYTES = {"float32": 4, "float16": 2, "int8": 1}
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
@@ -89,8 +94,13 @@ class StateSpec(Wire):
 
     name: str
     shape: tuple[int, ...]
-    dtype: Literal["float32"] = "float32"
+    dtype: KvCache = "float32"
     update: Literal["in_place", "returned"]
+
+    @property
+    def bytes(self) -> int:
+        """What it takes in memory."""
+        return math.prod(self.shape) * _BYTES[self.dtype]
 
 
 class StageSpec(Wire):
@@ -117,6 +127,17 @@ class Program(Wire):
     planned_memory: int = Field(ge=0, description="Sum over stages of the arenas ExecuTorch plans ahead of time")
     files: dict[Sha256, int]
     stages: tuple[StageSpec, ...] = Field(min_length=1)
+
+    @property
+    def state_bytes(self) -> int:
+        """What the state takes in memory, for the whole context."""
+        return sum(state.bytes for stage in self.stages for state in stage.state)
+
+    @property
+    def kv_cache(self) -> KvCache | None:
+        """How keys and values are kept; None where there are none."""
+        kept = {state.dtype for stage in self.stages for state in stage.state if state.update == "in_place"}
+        return next((dtype for dtype in ("int8", "float16", "float32") if dtype in kept), None)
 
     @property
     def hash(self) -> Sha256:

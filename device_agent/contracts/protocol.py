@@ -5,11 +5,12 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field, model_validator
 
 from device_agent.contracts.base import Wire
+from device_agent.contracts.program import KvCache
 
 Preset = Literal["quick", "standard", "publication"]
 CoreSet = Literal["big", "big+mid", "all"]
 Setting = Literal["airplane-mode", "stay-awake", "fixed-performance", "screen-off"]
-WorkloadKind = Literal["turn", "prefill", "decode"]
+WorkloadKind = Literal["turn", "prefill", "decode", "prefix"]
 
 
 class Workload(Wire):
@@ -18,11 +19,14 @@ class Workload(Wire):
     turn: clear the state, prefill `prefill_tokens` (timed: TTFT), decode `decode_tokens` one by one (each timed).
     prefill: clear the state, prefill (timed).
     decode: the state is filled with `prefill_tokens` once; each repetition decodes from that depth, then goes back.
+    prefix: a prompt of `prefill_tokens` is prefilled from an empty state (timed), and again after the state of its
+        first `prefix_tokens` was restored from a snapshot on the phone's storage (timed, with the restoring).
     """
 
     kind: WorkloadKind
     prefill_tokens: int = Field(ge=1)
     decode_tokens: int = Field(default=0, ge=0)
+    prefix_tokens: int = Field(default=0, ge=0)
 
     @property
     def positions(self) -> int:
@@ -36,6 +40,8 @@ class Workload(Wire):
             return f"prefill {self.prefill_tokens}"
         if self.kind == "turn":
             return f"prefill {self.prefill_tokens}, decode {self.decode_tokens}"
+        if self.kind == "prefix":
+            return f"prefix {self.prefix_tokens} of {self.prefill_tokens}"
         return f"decode {self.decode_tokens} at depth {self.prefill_tokens}"
 
 
@@ -73,8 +79,9 @@ class Limits(Wire):
 class Protocol(Wire):
     """How to measure. Each block is a fresh process: load, warm up, then repetitions of every workload.
 
-    The main workload is a turn of `prefill_tokens` and `decode_tokens`; budgets are judged by it. `prefill_lengths` and
-    `decode_depths` add workloads; those that do not fit into a Program's context are left out, and said to be.
+    The main workload is a turn of `prefill_tokens` and `decode_tokens`; budgets are judged by it. `prefill_lengths`,
+    `decode_depths` and `prefix_lengths` add workloads; those that do not fit into a Program's context are left out, and
+    said to be.
     Warm-up and repetitions last until both their count and their seconds are reached, or `max_seconds` are over.
     Peak memory, a cold load and the times of stages come from processes of their own, so that reading them disturbs
     no timing. Without values it is the preset `quick`. In JSON, {"preset": "standard", ...} starts from a preset.
@@ -92,6 +99,13 @@ class Protocol(Wire):
     decode_depths: tuple[int | Literal["full"], ...] = Field(
         default=(), max_length=32, description="Further positions to decode from; full is the end of the context"
     )
+    prefix_lengths: tuple[int, ...] = Field(
+        default=(),
+        max_length=32,
+        description="Prompts that begin with so many tokens of a snapshot: with and without it",
+    )
+    suffix_tokens: int = Field(default=16, ge=1, description="What follows such a prefix in the prompt")
+    kv_cache: KvCache = Field(default="float32", description="How the Program keeps keys and values")
     warmup: int = Field(default=1, ge=0, le=1000)
     warmup_seconds: float = Field(default=0.0, ge=0, le=600)
     repetitions: int = Field(default=5, ge=1, le=1000)
@@ -129,7 +143,11 @@ class Protocol(Wire):
 
     @model_validator(mode="after")
     def _is_possible(self) -> "Protocol":
-        lengths = (*self.prefill_lengths, *(depth for depth in self.decode_depths if depth != "full"))
+        lengths = (
+            *self.prefill_lengths,
+            *self.prefix_lengths,
+            *(depth for depth in self.decode_depths if depth != "full"),
+        )
         if any(length < 1 for length in lengths):
             raise ValueError("a length or a depth is at least 1 token")
         if isinstance(self.cores, tuple) and (not self.cores or min(self.cores) < 0 or max(self.cores) > 255):
@@ -168,7 +186,11 @@ class Protocol(Wire):
         depths = dict.fromkeys(room if depth == "full" else depth for depth in self.decode_depths)
         prefills = [Workload(kind="prefill", prefill_tokens=length) for length in dict.fromkeys(self.prefill_lengths)]
         decodes = [Workload(kind="decode", prefill_tokens=depth, decode_tokens=self.decode_tokens) for depth in depths]
-        return prefills + decodes
+        prefixes = [
+            Workload(kind="prefix", prefill_tokens=length + self.suffix_tokens, prefix_tokens=length)
+            for length in dict.fromkeys(self.prefix_lengths)
+        ]
+        return prefills + decodes + prefixes
 
 
 _CALM = {"load_per_core": 0.3, "battery_percent": 30, "memory_available_bytes": 10**9}

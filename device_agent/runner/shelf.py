@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from device_agent.contracts import Blame, FulcrumError, Program
-from device_agent.runner.bundle import MANIFEST, RunnerBundle, RunnerBundleError
+from device_agent.runner.bundle import ATTENTION, MANIFEST, RunnerBundle, RunnerBundleError
 
 
 class RunnerMismatch(FulcrumError):
@@ -39,8 +39,15 @@ def _bundles_in(place: Path) -> list[RunnerBundle]:
     return [RunnerBundle(path.parent) for path in sorted(place.glob(f"[!.]*/{MANIFEST}"))]
 
 
-def pick(runners: Sequence[RunnerBundle], serial: str, abi: str | None, program: Program) -> RunnerBundle:
-    """The first runner for the phone's ABI whose ExecuTorch is the Program's.
+def pick(
+    runners: Sequence[RunnerBundle],
+    serial: str,
+    abi: str | None,
+    program: Program,
+    features: frozenset[str] = frozenset(),
+) -> RunnerBundle:
+    """The first runner for the phone's ABI whose ExecuTorch is the Program's, with the kernels that the Program calls
+    and the `features` of the contract that the job needs.
 
     Raises:
         RunnerMismatch: there is none; the message names what the phone and the Program want, and what there is.
@@ -52,11 +59,25 @@ def pick(runners: Sequence[RunnerBundle], serial: str, abi: str | None, program:
             f"{serial} runs programs for {abi}; the runner {there}.",
             advice="Give the agent a runner built for this phone: `fulcrum runner install`, or --runner.",
         )
-    for runner in fitting:
-        if runner.manifest.executorch == program.executorch:
+    same = [runner for runner in fitting if runner.manifest.executorch == program.executorch]
+    lacking = {runner.manifest.id: _lacking(runner, program, features) for runner in same}
+    for runner in same:
+        if not lacking[runner.manifest.id]:
             return runner
+    if same:
+        there = "; ".join(f"the runner {name} has no {' and no '.join(what)}" for name, what in lacking.items())
+        raise RunnerMismatch(
+            f"The job needs what no runner for {serial} has: {there}.",
+            advice="Build the native runner with this version of Fulcrum (`fulcrum runner build`), "
+            "or ask for a float32 KV cache and for no prefix.",
+        )
     there = ", ".join(f"the runner {runner.manifest.id} has {runner.manifest.executorch}" for runner in fitting)
     raise RunnerMismatch(
         f"The Program was exported by ExecuTorch {program.executorch}, {there}.",
         advice="Use a runner of the exporter's version: a newer .pte may not load in an older runtime.",
     )
+
+
+def _lacking(runner: RunnerBundle, program: Program, features: frozenset[str]) -> list[str]:
+    kernels = {ATTENTION} if program.kv_cache not in (None, "float32") else set()
+    return sorted(kernels - set(runner.manifest.kernels)) + sorted(features - set(runner.manifest.features))

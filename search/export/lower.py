@@ -59,7 +59,7 @@ def to_executorch(
     if takes_position:
         inputs.append(torch.zeros(1, dtype=torch.int64))
         shapes.append({})
-    inputs += [torch.zeros(state.shape) for state in states]
+    inputs += [torch.zeros(state.shape, dtype=getattr(torch, state.dtype)) for state in states]
     shapes += [{} for _ in states]
     with torch.no_grad(), _quiet(), cuts():
         dynamic = _shapes_of(module, shapes)

@@ -21,7 +21,8 @@ from torchao.quantization.quantize_.workflows.intx.intx_unpacked_to_int8_tensor 
     IntxUnpackedToInt8TensorActivationQuantization,
 )
 
-from device_agent.contracts import MatrixPrecision, Quantisation
+from device_agent.contracts import KvCache, MatrixPrecision, Quantisation
+from search.export import attention  # noqa: F401 - registers torch.ops.fulcrum
 from trainer.precision import Precision
 from trainer.quantise import quantise_weight
 
@@ -119,15 +120,25 @@ class Conv(nn.Module):
 
 
 class Attention(nn.Module):
-    """GQA with per-head QK-norm and RoPE; state: keys and values [1, L, kv_heads, head_dim], written in place."""
+    """GQA with per-head QK-norm and RoPE; state: keys and values [1, L, kv_heads, head_dim], written in place.
+
+    In an int8 cache the scales of both [1, L, kv_heads] follow.
+    """
 
     cos: Tensor
     sin: Tensor
 
     def __init__(
-        self, weights: Weights, heads: int, eps: float, rope: tuple[Tensor, Tensor], quantisation: Quantisation
+        self,
+        weights: Weights,
+        heads: int,
+        eps: float,
+        rope: tuple[Tensor, Tensor],
+        quantisation: Quantisation,
+        kv_cache: KvCache = "float32",
     ) -> None:
         super().__init__()
+        self.kv_cache = kv_cache
         self.norm = Norm(weights["norm"], eps)
         self.q = _linear(weights, "q_proj", quantisation)
         self.k = _linear(weights, "k_proj", quantisation)
@@ -145,8 +156,27 @@ class Attention(nn.Module):
         half = self.head_dim // 2
         return x * cos + torch.cat([-x[..., half:], x[..., :half]], dim=-1) * sin
 
-    def forward(self, x: Tensor, position: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, ...]:
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, caches: list[Tensor], start: int) -> Tensor:
+        if self.kv_cache == "int8":
+            return cast(Tensor, torch.ops.fulcrum.attention_int8(q, k, v, *caches, start))
+        keys, values = caches
+        if self.kv_cache == "float16":
+            return cast(Tensor, torch.ops.fulcrum.attention(q, k, v, keys, values, start))
+        torch.ops.llama.update_cache(k, keys, start)
+        torch.ops.llama.update_cache(v, values, start)
+        return cast(Tensor, torch.ops.llama.custom_sdpa(q, keys, values, start, None, 0.0, True))
+
+    def forward(
+        self,
+        x: Tensor,
+        position: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        key_scales: Tensor | None = None,
+        value_scales: Tensor | None = None,
+    ) -> tuple[Tensor, ...]:
         """(x [1, S, d], position int64 [1] of the first row, caches) -> (y,)."""
+        caches = [cache for cache in (keys, values, key_scales, value_scales) if cache is not None]
         length = x.shape[1]
         start = cast(int, position[0].item())
         torch._check(start >= 0)
@@ -156,9 +186,7 @@ class Attention(nn.Module):
         k = self.k_norm(self.k(h).view(1, length, self.kv_heads, self.head_dim))
         v = self.v(h).view(1, length, self.kv_heads, self.head_dim)
         cos, sin = (table.narrow(0, start, length)[:, None] for table in (self.cos, self.sin))
-        torch.ops.llama.update_cache(self._rotate(k, cos, sin), keys, start)
-        torch.ops.llama.update_cache(v, values, start)
-        y = torch.ops.llama.custom_sdpa(self._rotate(q, cos, sin), keys, values, start, None, 0.0, True)
+        y = self._attend(self._rotate(q, cos, sin), self._rotate(k, cos, sin), v, caches, start)
         return (x + self.out(y.reshape(1, length, self.heads * self.head_dim)),)
 
 

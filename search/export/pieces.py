@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from typing_extensions import override
 
-from device_agent.contracts import Quantisation, Sha256, StateSpec, content_hash
+from device_agent.contracts import KvCache, Quantisation, Sha256, StateSpec, content_hash
 from device_agent.contracts.base import Wire
 from search.errors import NoTemplate
 from search.numerics import refuse_unlowerable
@@ -206,6 +206,7 @@ class AttentionPiece(BasePiece):
     context: int
     theta: float
     eps: float
+    kv_cache: KvCache = "float32"
 
     LEARNT_AT = (
         {"heads": 9, "kv_heads": 3, "head_dim": 224, "context": 134, "theta": 1e4, "eps": 1e-5},
@@ -222,12 +223,16 @@ class AttentionPiece(BasePiece):
     @override
     def module(self, weights: "modules.Weights") -> nn.Module:
         tables = rope(torch.arange(self.context), self.head_dim, self.theta)
-        return modules.Attention(weights, self.heads, self.eps, tables, self.quantisation)
+        return modules.Attention(weights, self.heads, self.eps, tables, self.quantisation, self.kv_cache)
 
     @override
     def states(self) -> tuple[StateSpec, ...]:
-        shape = (1, self.context, self.kv_heads, self.head_dim)
-        return tuple(StateSpec(name=name, shape=shape, update="in_place") for name in ("keys", "values"))
+        scales = (1, self.context, self.kv_heads)
+        shapes = {"keys": (*scales, self.head_dim), "values": (*scales, self.head_dim)}
+        states = [StateSpec(name=n, shape=s, dtype=self.kv_cache, update="in_place") for n, s in shapes.items()]
+        if self.kv_cache == "int8":
+            states += [StateSpec(name=f"{n}_scales", shape=scales, update="in_place") for n in shapes]
+        return tuple(states)
 
     @property
     @override
@@ -291,7 +296,7 @@ class _Common(TypedDict):
 
 
 def pieces_of(
-    architecture: Architecture, *, context: int, chunk: int, quantisation: Quantisation
+    architecture: Architecture, *, context: int, chunk: int, quantisation: Quantisation, kv_cache: KvCache = "float32"
 ) -> Iterator[tuple[str, Piece, dict[str, str]]]:
     """(name, piece, weight name -> parameter name of `trainer.model`), in the order of the chain.
 
@@ -330,6 +335,7 @@ def pieces_of(
                 context=context,
                 theta=a.rope_theta,
                 eps=a.norm_eps,
+                kv_cache=kv_cache,
             )
             yield f"layers.{i}.attention", attention, names
         names = {"norm": f"{layer}.ffn_norm.weight"}

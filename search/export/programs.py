@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 from pydantic import BaseModel
 from torch import Tensor
 
-from device_agent.contracts import Program, Quantisation, Sha256, StageSpec, StateSpec
+from device_agent.contracts import KvCache, Program, Quantisation, Sha256, StageSpec, StateSpec
 from search.export.pieces import Piece, pieces_of, toolchain, weights_of
 from search.numerics import quantisation_of, scheme_of
 from search.ports import BlockCache, Exported, Store
@@ -41,7 +41,11 @@ class _Kept(BaseModel):
 
 def _chain(architecture: Architecture, spec: SearchSpec) -> list[tuple[str, Piece]]:
     pieces = pieces_of(
-        architecture, context=spec.context_length, chunk=spec.prefill_chunk, quantisation=spec.quantisation
+        architecture,
+        context=spec.context_length,
+        chunk=spec.prefill_chunk,
+        quantisation=spec.quantisation,
+        kv_cache=spec.protocol.kv_cache,
     )
     return [(name, piece) for name, piece, _ in pieces]
 
@@ -152,6 +156,7 @@ def export_model(
     quantisation: Quantisation | Packing,
     store: Store,
     cache: BlockCache | None = None,
+    kv_cache: KvCache = "float32",
 ) -> Program:
     """The monolithic Program of a trained model: one file, one stage.
 
@@ -167,7 +172,15 @@ def export_model(
         packing.check(model.architecture)
     else:
         packing = pack(model, scheme_of(quantisation))
-    pieces = list(pieces_of(model.architecture, context=context_length, chunk=prefill_chunk, quantisation=quantisation))
+    pieces = list(
+        pieces_of(
+            model.architecture,
+            context=context_length,
+            chunk=prefill_chunk,
+            quantisation=quantisation,
+            kv_cache=kv_cache,
+        )
+    )
     states = [(name, piece.states()) for name, piece, _ in pieces]
     whole = _link(_lowered_parts(packing.weights(model), pieces, cache), states, store)
     return Program(**whole, **_facts(model.architecture, quantisation, context_length, prefill_chunk))

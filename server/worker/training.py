@@ -142,6 +142,7 @@ class _Run:
             "quantisation": numerics.model_dump(mode="json"),
             "context": search.context_length,
             "chunk": search.prefill_chunk,
+            "kv_cache": search.protocol.kv_cache,
         }
         key = content_hash({"monolithic": what, "by": toolchain()})
         if kept := self._cache.get(key):
@@ -154,12 +155,14 @@ class _Run:
             quantisation=packing or numerics,
             store=self._services.artifacts,
             cache=self._cache,
+            kv_cache=search.protocol.kv_cache,
         )
         self._cache.put(key, program.model_dump_json())
         return program
 
     def _conclude(self, checkpoint: Checkpoint, generation: Generation) -> None:
-        check = check_tokens(checkpoint.model(), checkpoint.packing() or self._search.quantisation, generation)
+        numerics = checkpoint.packing() or self._search.quantisation
+        check = check_tokens(checkpoint.model(), numerics, generation, self._search.protocol.kv_cache)
         taken = [step.token for step in generation.steps]
         self._ledger.generation(generation, checkpoint.tokenizer.decode(taken), check)
         self._ledger.progress("done", 1, 1)

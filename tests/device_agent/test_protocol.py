@@ -130,10 +130,18 @@ def test_the_probability_to_keep_a_bound_follows_the_interval() -> None:
 def test_a_profile_of_everything() -> None:
     depth = Workload(kind="decode", prefill_tokens=1024, decode_tokens=4)
     long = Workload(kind="prefill", prefill_tokens=512)
-    further = (
+    further: tuple[Samples, ...] = (
         Samples(workload=long, prefill_ns=(40 * MS, 50 * MS, 60 * MS)),
         Samples(workload=depth, fill_ns=99 * MS, decode_ns=((3 * MS,) * 4,)),
     )
+    prefix = Samples(
+        workload=Workload(kind="prefix", prefill_tokens=528, prefix_tokens=512),
+        prefill_ns=(50 * MS,),
+        restored_ns=(2 * MS,),
+        restore_ns=(1 * MS,),
+        snapshot_bytes=51_200,
+    )
+    further += (prefix,)
     after = Condition(taken_at=NOW, temperatures_celsius={"SKIN": 41.0}, frequency_cap={"a": 1.0, "b": 0.57})
     found = Profile.of(
         measurement(
@@ -148,7 +156,11 @@ def test_a_profile_of_everything() -> None:
     assert found.prefill_tokens_per_second.value == 12_800
     assert found.peak_memory_bytes == 500  # swapped-out pages count too
     assert found.cold_load_ms == 77
-    prefill, decode = found.further
+    prefill, decode, restored = found.further
+    assert restored.restored_ttft_ms
+    assert restored.restored_share
+    assert (restored.restored_ttft_ms.value, restored.restored_share.value) == (2.0, 0.04)
+    assert restored.snapshot_bytes_per_token == 100
     assert prefill.ttft_ms is not None
     assert decode.decode_ms is not None
     assert (prefill.ttft_ms.value, prefill.decode_ms, decode.decode_ms.value, decode.ttft_ms) == (50.0, None, 3.0, None)

@@ -9,9 +9,18 @@ from bench_examples import EXECUTORCH, generate_job, program, sha256, stub_bundl
 
 from device_agent.adb import Link
 from device_agent.bench import Bench
-from device_agent.contracts import Generation
+from device_agent.contracts import Generation, StateSpec
 from device_agent.runner.build import HOST_ABI
-from device_agent.runner.bundle import CONTRACT, MANIFEST, RunnerBundle, RunnerBundleError, RunnerManifest
+from device_agent.runner.bundle import (
+    ATTENTION,
+    CONTRACT,
+    MANIFEST,
+    PREFIXES,
+    RunnerBundle,
+    RunnerBundleError,
+    RunnerManifest,
+    seal,
+)
 from device_agent.runner.shelf import RunnerMismatch, open_runners, pick
 
 BODY = b"#!/bin/sh\n"
@@ -95,6 +104,21 @@ def test_the_runner_is_picked_by_abi_and_version(tmp_path: Path) -> None:
         pick(runners, "one", "x86_64", wanted)
     with pytest.raises(RunnerMismatch, match=r"exported by ExecuTorch 1\.4\.1.* stub has 1\.1\.0"):
         pick(open_runners(tmp_path / "some", tmp_path / "none"), "one", "arm64-v8a", wanted)
+
+
+def test_a_runner_without_the_kernel_or_the_feature_is_refused_by_its_name(tmp_path: Path) -> None:
+    old = stub_bundle(tmp_path / "old")
+    cache = StateSpec(name="keys", shape=(1, 256, 2, 16), dtype="int8", update="in_place")
+    stage = program(b"fine").stages[0].model_copy(update={"state": (cache,)})
+    small = program(b"fine").model_copy(update={"stages": (stage,)})
+    assert (small.kv_cache, small.state_bytes) == ("int8", 256 * 2 * 16)
+    with pytest.raises(RunnerMismatch, match="stub has no fulcrum-attention"):
+        pick([old], "one", HOST_ABI, small)
+    with pytest.raises(RunnerMismatch, match="stub has no prefixes"):
+        pick([old], "one", HOST_ABI, program(b"fine"), frozenset({PREFIXES}))
+    able = old.manifest.model_copy(update={"id": "able", "kernels": (ATTENTION,), "features": (PREFIXES,)})
+    new = seal(old.directory, able)
+    assert pick([old, new], "one", HOST_ABI, small, frozenset({PREFIXES})).id == new.id
 
 
 def test_a_named_place_without_a_runner_is_an_error_even_beside_installed_ones(tmp_path: Path) -> None:

@@ -8,12 +8,13 @@ weights, and positions off by one, by a third of it.
 
 import copy
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor
 
-from device_agent.contracts import Condition, Generation, Quantisation, TokenStep, Transfer
+from device_agent.contracts import Condition, Generation, KvCache, Quantisation, TokenStep, Transfer
 from search.numerics import quantisation_of, scheme_of
 from server.clock import utc_now
 from server.runs import StageRequest
@@ -21,7 +22,7 @@ from server.worker.check import check_tokens
 from server.worker.training import stage_of
 from trainer.architecture import Architecture, Attention, ShortConv
 from trainer.cache import Cache, ConvState
-from trainer.model import HybridLM
+from trainer.model import AttentionOperator, HybridLM
 from trainer.precision import EIGHT, FULL, Precision, Scheme
 from trainer.pretrain import Pretrain
 from trainer.ptq import Ptq
@@ -103,6 +104,30 @@ def test_the_same_model_with_other_sums_passes(model: HybridLM, bits: dict[str, 
     check = check_tokens(model, quantisation, talk(other_sums(deployed(model, quantisation)), steps))
     assert check.passed
     assert check.tokens == steps == check.agreed + len(check.near_ties)
+
+
+@pytest.mark.parametrize("kv_cache", ["float16", "int8"])
+def test_a_rounded_cache_is_expected_where_the_program_has_one(model: HybridLM, kv_cache: KvCache) -> None:
+    model = copy.deepcopy(model)
+    for name, parameter in model.named_parameters():
+        if name.endswith(("v_proj.weight", "self_attn.out_proj.weight")):
+            parameter.data *= 4.0  # an untrained model's attention is too quiet to show what its cache rounds
+    phone = other_sums(model)
+    for part in phone.modules():
+        if isinstance(part, AttentionOperator):  # the phone's own way: values as they are written, one scale per head
+            part.v_proj.register_forward_hook(partial(_kept, kv_cache, part.head_dim))
+    exact = Quantisation(weight_bits=32, activation_bits=32, embedding_bits=32)
+    said = talk(phone)
+    assert check_tokens(model, exact, said, kv_cache).passed
+    assert check_tokens(model, exact, said).passed == (kv_cache == "float16")  # whose rounding hides in that of sums
+
+
+def _kept(kv_cache: KvCache, head_dim: int, _: object, __: object, out: Tensor) -> Tensor:
+    if kv_cache == "float16":
+        return out.half().float()
+    heads = out.unflatten(-1, (-1, head_dim))
+    step = heads.abs().amax(-1, keepdim=True) / 127
+    return ((heads / step).round() * step).flatten(-2)
 
 
 @torch.no_grad()
