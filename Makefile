@@ -105,6 +105,10 @@ bench-device: setup $(VENV)/.developer ## Our Programs beside llama.cpp and this
 oracle-llama: setup $(VENV)/.developer ## llama.cpp, built once into .cache, judges the GGUF export: same words, same greedy tokens
 	PYTHONPATH=tests/search $(BIN)/python tests/oracles/bench_llama.py
 
+.PHONY: bench-prefix
+bench-prefix: setup $(VENV)/.developer ## TTFT with a prefix from a snapshot and without, and the runner's own start and memory
+	OMP_NUM_THREADS=1 $(BIN)/python tests/device_agent/bench_prefix.py $(ARGS)
+
 .PHONY: bench-measuring
 bench-measuring: setup $(VENV)/.developer ## How far a measurement can be trusted, on simulated phones whose truth is known
 	$(BIN)/python tests/device_agent/bench_measuring.py --measurements 400

@@ -24,8 +24,8 @@ from device_agent.contracts import (
     abba,
 )
 from device_agent.placement import place
-from device_agent.runner.bundle import RunnerBundle
-from device_agent.runner.output import parse_generate
+from device_agent.runner.bundle import PREFIXES, RunnerBundle
+from device_agent.runner.output import parse_generate, parse_prefix
 from device_agent.runner.plan import generate_plan
 from device_agent.runner.process import HOME, PhoneRunner, objects_of
 from device_agent.runner.shelf import pick
@@ -46,6 +46,20 @@ class ProtocolTooLong(FulcrumError):
 
     blame = Blame.USER
     slug = "protocol-too-long"
+
+
+class CacheDiffers(FulcrumError):
+    """The Program keeps keys and values in another type than the Protocol asks for."""
+
+    blame = Blame.USER
+    slug = "kv-cache-differs"
+
+
+class PromptDoesNotFit(FulcrumError):
+    """The prompt and what is to follow do not fit into the Program's context, or it has tokens that are none."""
+
+    blame = Blame.USER
+    slug = "prompt-does-not-fit"
 
 
 class Bench:
@@ -88,6 +102,7 @@ class Bench:
 
         Raises:
             RunnerMismatch: no runner can run it; of a CheckJob that is a result.
+            ProtocolTooLong, CacheDiffers, PromptDoesNotFit: the job and its Program do not agree.
             RunnerFailed: the Program crashed, was refused or did not fit; of a CheckJob that is a result.
             PushFailed, PhoneUnreachable, DeadlineExceeded: the phone's own troubles.
         """
@@ -95,7 +110,8 @@ class Bench:
         if isinstance(job, CheckJob):
             phone = PhoneUnderTest(self._link, self._serial, self._abi, self._facts)
             return self_check(phone, self._runners, job, files, self._process_seconds)
-        runner = self._runner_for(job.program)
+        _require_possible(job)
+        runner = self._runner_for(job)
         if self._scarce(job.program):
             runner.sweep(job.program)
         transfer = runner.push(job.program, files)
@@ -106,18 +122,20 @@ class Bench:
     def compare(self, first: MeasureJob, second: MeasureJob, files: Mapping[Sha256, Path]) -> Comparison:
         """Measure two jobs by interleaved blocks (ABBA), as many of each as the Protocol has.
 
-        They may differ in their Program, or in cores and threads.
+        They may differ in their Program and its KV cache, or in cores and threads.
 
         Raises:
             CannotCompare: their Protocols differ in what would make the figures differ by itself.
             The rest as `run`.
         """
-        free = {"cores": None, "threads": 1}
+        free = {"cores": None, "threads": 1, "kv_cache": "float32"}
         if first.protocol.model_copy(update=free) != second.protocol.model_copy(update=free):
             raise CannotCompare(
-                "The two have different Protocols.", advice="Let them differ in cores and threads only."
+                "The two have different Protocols.", advice="Let them differ in cores, threads and kv_cache only."
             )
-        runners = {"A": self._runner_for(first.program), "B": self._runner_for(second.program)}
+        for job in (first, second):
+            _require_possible(job)
+        runners = {"A": self._runner_for(first), "B": self._runner_for(second)}
         heal(self._link, HOME)
         both = {"A": self._series(first, runners["A"]), "B": self._series(second, runners["B"])}
         transfers = {letter: runners[letter].push(series.job.program, files) for letter, series in both.items()}
@@ -131,8 +149,10 @@ class Bench:
         done = {letter: self._measurement(series, transfers[letter], session) for letter, series in both.items()}
         return Comparison.of(done["A"], done["B"], order)
 
-    def _runner_for(self, program: Program) -> PhoneRunner:
-        bundle = pick(self._runners, self._serial, self._abi, program)
+    def _runner_for(self, job: MeasureJob | GenerateJob) -> PhoneRunner:
+        prefixes = job.protocol.prefix_lengths if isinstance(job, MeasureJob) else job.prefix_tokens
+        features = frozenset({PREFIXES} if prefixes else ())
+        bundle = pick(self._runners, self._serial, self._abi, job.program, features)
         return PhoneRunner(self._link, bundle, self._process_seconds)
 
     def _scarce(self, program: Program) -> bool:
@@ -155,12 +175,6 @@ class Bench:
         return Watch(self._link, self._clock, session.renew, self._facts.cores)
 
     def _series(self, job: MeasureJob, runner: PhoneRunner) -> Series:
-        if job.protocol.main.positions > job.program.context_length:
-            raise ProtocolTooLong(
-                f"The Protocol needs {job.protocol.main.positions} positions; the Program has "
-                f"{job.program.context_length}.",
-                advice="Ask for fewer tokens, or export the Program with a longer context.",
-            )
         return Series(job, runner, self._placement(job))
 
     def _placement(self, job: MeasureJob) -> Placement | None:
@@ -177,7 +191,8 @@ class Bench:
     def _generate(self, job: GenerateJob, runner: PhoneRunner, transfer: Transfer) -> Generation:
         plan = runner.write(generate_plan(job, objects_of(job.program)))
         before = read_condition(self._link)
-        prefill_ns, steps = parse_generate(runner.run(plan))
+        lines = runner.run(plan)
+        prefill_ns, steps = parse_generate(lines)
         return Generation(
             program=job.program.hash,
             serial=self._serial,
@@ -188,4 +203,38 @@ class Bench:
             before=before,
             after=read_condition(self._link),
             transfer=transfer,
+            prefix=parse_prefix(lines),
+        )
+
+
+def _require_possible(job: MeasureJob | GenerateJob) -> None:
+    """What can be known before anything is pushed. Raises ProtocolTooLong, CacheDiffers, PromptDoesNotFit."""
+    if isinstance(job, MeasureJob):
+        _require_fitting(job)
+        return
+    program, wanted = job.program, len(job.prompt) + job.new_tokens - 1
+    if wanted > program.context_length:
+        raise PromptDoesNotFit(
+            f"A prompt of {len(job.prompt)} tokens and {job.new_tokens} new ones need {wanted} positions; "
+            f"the Program has {program.context_length}.",
+            advice="Shorten the prompt, ask for fewer tokens, or export the Program with a longer context.",
+        )
+    if not all(0 <= token < program.vocab_size for token in job.prompt):
+        raise PromptDoesNotFit(
+            f"The prompt has a token that is not in the Program's vocabulary of {program.vocab_size}.",
+            advice="Encode the prompt with the tokenizer that the model was trained with.",
+        )
+
+
+def _require_fitting(job: MeasureJob) -> None:
+    protocol, program = job.protocol, job.program
+    if protocol.main.positions > program.context_length:
+        raise ProtocolTooLong(
+            f"The Protocol needs {protocol.main.positions} positions; the Program has {program.context_length}.",
+            advice="Ask for fewer tokens, or export the Program with a longer context.",
+        )
+    if program.kv_cache not in (None, protocol.kv_cache):
+        raise CacheDiffers(
+            f"The Protocol asks for a KV cache of {protocol.kv_cache}; the Program keeps {program.kv_cache}.",
+            advice=f"Measure it with kv_cache {program.kv_cache}, or export it anew.",
         )

@@ -6,10 +6,13 @@
     {"event": "filled", "workload": 1, "ns": 1}                                 further workloads, from 1: the depth
     {"event": "repetition", "workload": 1, "prefill_ns": 1}                     ... prompts only
     {"event": "repetition", "workload": 2, "decode_ns": [1, ...], "token": 1}   ... tokens at a depth; the last one
-    {"event": "memory", "when": "loaded", "status": "...", "smaps_rollup": "..."}    memory pass; then when "steady"
+    {"event": "saved", "workload": 3, "bytes": 1, "ns": 1}                      ... a prefix: its snapshot, once
+    {"event": "repetition", "workload": 3, "prefill_ns": 1, "restored_ns": 1, "restore_ns": 1}
+    {"event": "memory", "when": "loaded", "status": "...", "smaps_rollup": "..."}    memory pass; also "empty", "steady"
     {"event": "sampled", "peak_bytes": 1, "samples": 1}                         memory pass: highest RSS + swap
     {"event": "evicted", "resident": 0.0}                                       mode load: what stayed in memory
     {"event": "stage", "index": 0, "prefill_ns": [1, ...], "decode_ns": [1, ...]}    mode stages
+    {"event": "prefix", "restored": 1, "restore_ns": 1, "kept_bytes": 1, "note": ""}    mode generate with a prefix
     {"event": "prefilled", "ns": 1}                                             mode generate, once
     {"event": "token", "token": 1, "logit": 0.0, "runner_up": 2, "runner_up_logit": 0.0, "ns": 1}
     {"event": "logits", "ns": 1, "values": [0.0, ...]}                          mode golden, once per feed
@@ -35,6 +38,7 @@ from device_agent.contracts import (
     Fault,
     FulcrumError,
     MemoryMap,
+    PrefixUse,
     Samples,
     StageTimes,
     TokenStep,
@@ -61,6 +65,7 @@ class RunnerFailed(FulcrumError):
 
 
 _ADVICE = {
+    "snapshot-refused": "Free storage on the phone, or take shorter prefixes.",
     "out-of-memory": "The Program does not fit on this phone: tighten the memory budget or the context length.",
     "program-refused": "The Program and the runner may be of different ExecuTorch versions: rebuild the runner.",
 }
@@ -123,7 +128,7 @@ def parse_measure(lines: Iterable[str], further: Sequence[Workload] = ()) -> Blo
             steady=_memory(memory.get("steady")),
             cpus_allowed=_maybe(events, "placed").get("cpus_allowed"),
         )
-    except (KeyError, TypeError, ValidationError) as error:
+    except (KeyError, TypeError, StopIteration, ValidationError) as error:
         raise RunnerFailed(f"The runner's answer is not of its contract: {error!r}.") from None
 
 
@@ -138,6 +143,16 @@ def _samples(events: list[dict[str, Any]], number: int, workload: Workload) -> S
     filled = [event["ns"] for event in events if event["event"] == "filled" and event["workload"] == number]
     if workload.kind == "prefill":
         return Samples(workload=workload, prefill_ns=tuple(event["prefill_ns"] for event in repetitions))
+    if workload.kind == "prefix":
+        saved = next(event for event in events if event["event"] == "saved" and event["workload"] == number)
+        return Samples(
+            workload=workload,
+            prefill_ns=tuple(event["prefill_ns"] for event in repetitions),
+            restored_ns=tuple(event["restored_ns"] for event in repetitions),
+            restore_ns=tuple(event["restore_ns"] for event in repetitions),
+            snapshot_bytes=saved["bytes"],
+            snapshot_ns=saved["ns"],
+        )
     decode = tuple(tuple(event["decode_ns"]) for event in repetitions)
     return Samples(workload=workload, fill_ns=filled[0] if filled else None, decode_ns=decode)
 
@@ -185,6 +200,15 @@ def parse_generate(lines: Iterable[str]) -> tuple[int, tuple[TokenStep, ...]]:
         if event["event"] == "token"
     ]
     return _one(events, "prefilled")["ns"], tuple(steps)
+
+
+def parse_prefix(lines: Iterable[str]) -> PrefixUse | None:
+    """What a snapshot did in mode generate; None where the plan named no prefix. Raises RunnerFailed as above."""
+    event = _maybe(_events(lines), "prefix")
+    try:
+        return PrefixUse.model_validate({k: v for k, v in event.items() if k != "event"}) if event else None
+    except ValidationError as error:
+        raise RunnerFailed(f"The runner's answer is not of its contract: {error!r}.") from None
 
 
 class GoldenRun(NamedTuple):

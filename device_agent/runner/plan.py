@@ -11,12 +11,16 @@ from device_agent.contracts import GenerateJob, MeasureJob, Program, Protocol, S
 
 Paths = Mapping[Sha256, str]
 
+SNAPSHOTS = "snapshots"  # where the runner keeps them, beneath the directory that it is started in
+SNAPSHOTS_BYTES = 1 << 30  # beyond it the one that was not used for longest goes
+
 
 def _chain(program: Program, paths: Paths) -> Iterator[str]:
     for stage in program.stages:
         yield f"stage {paths[stage.file]} {int(stage.takes_position)}"
         for state in stage.state:
-            yield f"state {state.update} {' '.join(map(str, state.shape))}"
+            dtype = "" if state.dtype == "float32" else f" {state.dtype}"
+            yield f"state {state.update}{dtype} {' '.join(map(str, state.shape))}"
 
 
 def measure_plan(job: MeasureJob, paths: Paths, threads: int = 1) -> str:
@@ -54,7 +58,13 @@ def _once(protocol: Protocol) -> Protocol:
 
 def _further(job: MeasureJob) -> tuple[str, ...]:
     workloads = job.protocol.further(job.program.context_length)
-    return tuple(f"workload {w.kind} {w.prefill_tokens} {w.decode_tokens}" for w in workloads)
+    named = any(w.kind == "prefix" for w in workloads)
+    lines = (f"workload {w.kind} {w.prefill_tokens} {w.decode_tokens or w.prefix_tokens}" for w in workloads)
+    return (*(_snapshots(job.program) if named else ()), *lines)
+
+
+def _snapshots(program: Program) -> tuple[str, ...]:
+    return f"program {program.hash}", f"snapshots {SNAPSHOTS} {SNAPSHOTS_BYTES}"
 
 
 def _render(
@@ -97,6 +107,7 @@ def generate_plan(job: GenerateJob, paths: Paths, threads: int = 1) -> str:
         f"context {job.program.context_length}",
         f"decode {job.new_tokens}",
         f"prompt {' '.join(map(str, job.prompt))}",
+        *((*_snapshots(job.program), f"prefix {job.prefix_tokens}") if job.prefix_tokens else ()),
         *_chain(job.program, paths),
     ]
     return "\n".join(lines) + "\n"

@@ -32,7 +32,7 @@ _OUT_OF_MEMORY = "The Program does not fit on this phone: tighten the memory bud
 
 _SWEEP = """home=$1
 shift
-for f in "$home"/objects/* "$home"/plans/* "$home"/runners/*/*; do
+for f in "$home"/objects/* "$home"/plans/* "$home"/runners/*/* "$home"/snapshots/* "$home"/snapshots/.[!.]*; do
   [ -f "$f" ] || continue
   for kept; do [ "$kept" = "$f" ] && continue 2; done
   rm -f "$f"
@@ -54,9 +54,10 @@ class PhoneRunner:
         return objects | {f"{self._directory}/{file.name}": file.sha256 for file in self._bundle.manifest.files}
 
     def sweep(self, program: Program) -> None:
-        """Delete what other jobs left on the phone: objects and plans that this Program has no use for, other runners.
+        """Delete what other jobs left on the phone: objects and plans that this Program has no use for, other runners,
+        snapshots.
 
-        All of it is named by its content and can be pushed again.
+        All of it can be pushed, or computed, again.
         """
         self._link.script(_SWEEP, HOME, *self.files(program), timeout=_SWEEP_SECONDS)
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from device_agent.contracts import CheckStep, Comparison, Fault, Figure, Measurement, Profile
+from device_agent.contracts import CheckStep, Comparison, Fault, Figure, Measurement, Profile, WorkloadProfile
 from search.candidate import Candidate, Phase, Verdict
 from search.objectives import errors
 from server.api.views import CandidateView, RunView, SearchView, SelfCheckView
@@ -159,7 +159,7 @@ def profile(found: Profile, of: Measurement) -> None:
         ("decode p95, ms", found.decode_p95_ms),
         ("decode p99, ms", found.decode_p99_ms),
         ("load (warm file), ms", found.load_ms),
-        *((f"{w.workload.label}, ms", w.ttft_ms or w.decode_ms) for w in found.further),
+        *(row for w in found.further for row in _workload(w)),
     ]
     for name, figure in rows:
         if figure is not None:
@@ -168,8 +168,25 @@ def profile(found: Profile, of: Measurement) -> None:
     if found.cold_load_ms is not None:
         console.print(f"Load with the files out of the page cache: {found.cold_load_ms:.4g} ms.")
     console.print(f"Peak memory above the empty runner: {found.peak_memory_bytes / 1e6:.1f} MB.")
+    for w in found.further:
+        if w.snapshot_bytes is not None:
+            console.print(
+                f"Snapshot of {w.workload.prefix_tokens} tokens: {w.snapshot_bytes / 1e6:.2f} MB, "
+                f"{w.snapshot_bytes_per_token or 0:.0f} bytes a token."
+            )
     for flag in found.flags:
         console.print(f"Flag: {flag}", markup=False)
+
+
+def _workload(found: WorkloadProfile) -> list[tuple[str, Figure | None]]:
+    label = found.workload.label
+    if found.restored_ttft_ms is None:
+        return [(f"{label}, ms", found.ttft_ms or found.decode_ms)]
+    return [
+        (f"{label}: TTFT without, ms", found.ttft_ms),
+        (f"{label}: TTFT restored, ms", found.restored_ttft_ms),
+        (f"{label}: restored / without", found.restored_share),
+    ]
 
 
 def comparison(found: Comparison) -> None:

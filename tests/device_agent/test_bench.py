@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 from bench_examples import generate_job, measure_job, sha256, stub_bundle
+from pydantic import ValidationError
 
 from device_agent.adb import DeadlineExceeded, Link
-from device_agent.bench import Bench
+from device_agent.bench import Bench, CacheDiffers, PromptDoesNotFit, ProtocolTooLong
 from device_agent.condition import read_condition, read_facts
-from device_agent.contracts import Blame, GenerateJob, Generation, MeasureJob, Measurement, PhoneState
+from device_agent.contracts import Blame, GenerateJob, Generation, MeasureJob, Measurement, PhoneState, StateSpec
 from device_agent.probe import probe
 from device_agent.runner.output import RunnerFailed
 from device_agent.runner.shelf import RunnerMismatch
@@ -97,6 +98,31 @@ def test_a_runner_for_another_phone_or_program_is_refused_before_anything_is_pus
         with pytest.raises(RunnerMismatch):
             Bench(link, bundle, serial="phone:1").run(measure_job(), {})
     assert not (phone.root.directory / "data/local/tmp/fulcrum").exists()
+
+
+def test_a_job_that_cannot_be_is_refused_before_anything_is_pushed(
+    link: Link, phone: VirtualPhone, tmp_path: Path
+) -> None:
+    bench = Bench(link, stub_bundle(tmp_path / "runner"), serial="phone:1")
+    cache = StateSpec(name="keys", shape=(1, 256, 2, 16), dtype="float16", update="in_place")
+    measure, generate = measure_job(), generate_job()
+    stage = measure.program.stages[0].model_copy(update={"state": (cache,)})
+    half = measure.program.model_copy(update={"stages": (stage,)})
+    million = generate.model_copy(update={"prompt": (1,) * 1_000_000})
+    long = measure.protocol.model_copy(update={"prefill_tokens": 400})
+    for job, error, words in (
+        (measure.model_copy(update={"program": half}), CacheDiffers, "asks for a KV cache of float32; .* float16"),
+        (measure.model_copy(update={"protocol": long}), ProtocolTooLong, "the Program has 256"),
+        (million, PromptDoesNotFit, "need 1000002 positions; the Program has 256"),
+        (generate.model_copy(update={"prompt": (1, 64)}), PromptDoesNotFit, "vocabulary of 64"),
+        (generate.model_copy(update={"prefix_tokens": 1}), RunnerMismatch, "no prefixes"),
+    ):
+        with pytest.raises(error, match=words):
+            bench.run(job, {})
+    assert not (phone.root.directory / "data/local/tmp/fulcrum").exists()
+    for wrong in ({"prompt": ()}, {"prompt": (1,), "prefix_tokens": 2}):
+        with pytest.raises(ValidationError):
+            GenerateJob.model_validate(generate.model_dump() | wrong)
 
 
 def test_the_condition_is_the_phones(link: Link, phone: VirtualPhone) -> None:
