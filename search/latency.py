@@ -2,9 +2,9 @@
 
 A Program runs its blocks one after the other, so its latency is close to the sum of theirs (nn-Meter, MobiSys 2021,
 builds on the same fact). A block that was measured counts with its median; another one with a line per kind through
-its bytes (decode) or multiply-adds (prefill), non-negative and drawn towards the line through all kinds, since a
-kind may have been seen in one size only. The sum is then scaled to what whole Programs took: clocks between blocks
-cost something, and what lies between the blocks is in no block.
+what it reads (decode) or multiplies (prefill), non-negative and drawn towards the line through all kinds, since a kind
+may have been seen in one size only. The sum is then scaled to what whole Programs took: clocks between blocks cost
+something, and what lies between the blocks is in no block.
 
 Nothing is kept: a predictor is made from the ledger, and where the ledger holds no times of blocks there is none.
 """
@@ -57,7 +57,7 @@ class LatencyPredictor:
     def of(cls, spec: SearchSpec, candidates: Iterable[Candidate], phone: str) -> "LatencyPredictor | None":
         """From those whose blocks were timed on `phone`; None if there are none."""
         timed = [(c, c.blocks[phone]) for c in candidates if phone in c.blocks and phone in c.profiles]
-        fitting = [(c, times) for c, times in timed if len(times.decode_ms) == 2 * c.architecture.depth + 2]
+        fitting = [(c, times) for c, times in timed if _is_whole(times, 2 * c.architecture.depth + 2)]
         return cls(spec, fitting, phone) if fitting else None
 
     def predict(self, architecture: Architecture) -> Predicted:
@@ -108,6 +108,11 @@ class _Additive:
         every = _fit([*self._rows.values()], [*self._seen.values()], np.zeros(3), 1e-6)
         own = [key for key in self._rows if key[0] == kind]
         return _fit([self._rows[key] for key in own], [self._seen[key] for key in own], every, _DRAW) if own else every
+
+
+def _is_whole(times: BlockTimes, stages: int) -> bool:
+    """Of a composed Program, and by a clock that moved."""
+    return all(len(side) == stages and sum(side) > 0 for side in (times.decode_ms, times.prefill_ms))
 
 
 def _key(block: BlockWork) -> _Key:

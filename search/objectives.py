@@ -64,7 +64,6 @@ def pessimistic_values(spec: SearchSpec, failed: Candidate, others: list[Candida
 
 def errors(candidates: Sequence[Candidate], phone: str, name: str) -> list[float]:
     """log(predicted / measured) of every candidate that was predicted before it was measured, in their order."""
-    both = [
-        (c.predicted[phone], c.profiles[phone]) for c in candidates if {phone} <= c.predicted.keys() & c.profiles.keys()
-    ]
-    return [math.log(getattr(predicted, name) / figure(profile, name).value) for predicted, profile in both]
+    rows = [c for c in candidates if phone in c.predicted and phone in c.profiles]
+    both = [(getattr(c.predicted[phone], name), figure(c.profiles[phone], name).value) for c in rows]
+    return [math.log(predicted / measured) for predicted, measured in both if min(predicted, measured) > 0]

@@ -9,7 +9,16 @@ from pydantic import ValidationError
 from device_agent.adb import DeadlineExceeded, Link
 from device_agent.bench import Bench, CacheDiffers, PromptDoesNotFit, ProtocolTooLong
 from device_agent.condition import read_condition, read_facts
-from device_agent.contracts import Blame, GenerateJob, Generation, MeasureJob, Measurement, PhoneState, StateSpec
+from device_agent.contracts import (
+    Blame,
+    GenerateJob,
+    Generation,
+    MeasureJob,
+    Measurement,
+    PhoneState,
+    StageSpec,
+    StateSpec,
+)
 from device_agent.probe import probe
 from device_agent.runner.output import RunnerFailed
 from device_agent.runner.shelf import RunnerMismatch
@@ -42,6 +51,25 @@ def test_what_the_phone_has_is_not_pushed_again(link: Link, tmp_path: Path) -> N
     run(link, tmp_path, measure_job(), b"fine")
     result = run(link, tmp_path, measure_job(), b"fine")
     assert (result.transfer.pushed_bytes, result.transfer.pushed_files, result.transfer.kept_files) == (0, 0, 2)
+
+
+def test_a_program_of_blocks_pushes_only_those_the_phone_has_never_seen(link: Link, tmp_path: Path) -> None:
+    def push(*contents: bytes) -> tuple[int, int]:
+        names = [sha256(content) for content in contents]
+        for name, content in zip(names, contents, strict=True):
+            (tmp_path / name).write_bytes(content)
+        stages = tuple(StageSpec(name=str(i), file=name) for i, name in enumerate(names))
+        files = {name: len(content) for name, content in zip(names, contents, strict=True)}
+        job = measure_job()
+        program = job.program.model_copy(update={"layout": "composed", "files": files, "stages": stages})
+        bench = Bench(link, stub_bundle(tmp_path / "runner"), serial="phone:1")
+        result = bench.run(job.model_copy(update={"program": program}), {name: tmp_path / name for name in names})
+        assert isinstance(result, Measurement)
+        return result.transfer.pushed_bytes, result.transfer.kept_files
+
+    push(b"embedding", b"conv", b"head")
+    assert push(b"embedding", b"conv", b"attention", b"conv", b"head") == (len(b"attention"), 4)
+    assert push(b"head", b"attention") == (0, 3)  # the runner is kept, too
 
 
 def test_what_earlier_jobs_left_goes_where_storage_is_scarce(link: Link, phone: VirtualPhone, tmp_path: Path) -> None:

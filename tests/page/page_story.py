@@ -29,7 +29,7 @@ from device_agent.contracts import (
     Vitals,
     WorkerProcess,
 )
-from search.candidate import BudgetReport, Candidate, Phase, Quality, Verdict
+from search.candidate import BudgetReport, Candidate, Phase, Predicted, Quality, Verdict
 from server.api.views import SearchView
 from server.fleet import Fleet
 from server.ledger import RunLedger, SearchLedger
@@ -92,7 +92,10 @@ def done(number: int, row: tuple[int, str, float, float, float, float]) -> Candi
         architecture=shape,
         parameters=shape.parameters,
         phase=Phase.DONE,
+        program="a" * 64,
+        linked="b" * 64,
         profiles={VIRTUAL: profile(decode, ttft, memory), REAL: profile(3 * decode, 3 * ttft, memory)},
+        predicted={VIRTUAL: Predicted(decode_ms=1.05 * decode, ttft_ms=ttft, seen=0.5)},
         quality=Quality(bits_per_byte=quality, tokens=160_000),
         values=(quality, decode, memory),
         violations={name: measured[name] / bound - 1 for name, bound in BUDGETS.items()},

@@ -143,6 +143,8 @@ def test_details_open_by_keyboard(page: Page, story: Story, watch: Watch) -> Non
     detail = page.locator(".detail")
     expect(button).to_have_attribute("aria-expanded", "true")
     expect(detail).to_contain_text("Decode, 95th percentile")
+    expect(detail).to_contain_text("off by 5.0 %")  # what was predicted of decoding
+    expect(detail).to_contain_text("Program, one filebbbbbbbbbbbb")
     expect(detail).to_contain_text("export")
     expect(detail.locator("h4", has_text="Bench 3")).to_be_visible()
 

@@ -30,14 +30,14 @@ SPEC = spec_of(
         "kv_heads": (1, 2, 4),
     }
 )
-# Milliseconds per call and per MB read, by kind: a phone on which bytes are not what costs.
+# Milliseconds per call and per million numbers read, by kind: a phone on which bytes are not what costs.
 ODD = {"embedding": (0.01, 0), "conv": (0.02, 4.0), "attention": (0.3, 2.0), "ffn": (0.01, 0.7), "head": (0.05, 0.4)}
 
 
 def odd_ms(block: BlockWork) -> float:
-    call, megabyte = ODD[block.kind]
+    call, million = ODD[block.kind]
     steps = -(-block.dimensions[-1] // 256)  # its kernels come in tiles: no straight line
-    return call + megabyte * sum(block.decode) / 1e6 + 0.004 * steps
+    return call + million * sum(block.decode) / 1e6 + 0.004 * steps
 
 
 def odd_total(architecture: Architecture) -> float:
@@ -95,8 +95,10 @@ def test_one_measured_candidate_already_says_something_of_blocks_never_seen() ->
 
 def test_without_times_of_blocks_nothing_is_claimed() -> None:
     row = measured(0, architecture_of(next(walk(SPEC.space, 0)), SPEC), random.Random(0))
-    cut_short = BlockTimes(prefill_ms=(1.0,), decode_ms=(1.0,))  # of a monolithic Program, say
-    for without in (row.model_copy(update={"blocks": {}}), row.model_copy(update={"blocks": {"p1": cut_short}})):
+    one = BlockTimes(prefill_ms=(1.0,), decode_ms=(1.0,))  # of a monolithic Program, say
+    still = BlockTimes(prefill_ms=row.blocks["p1"].prefill_ms, decode_ms=(0.0,) * len(row.blocks["p1"].decode_ms))
+    for blocks in ({}, {"p1": one}, {"p1": still}):
+        without = row.model_copy(update={"blocks": blocks})
         assert LatencyPredictor.of(SPEC, [without], "p1") is None
         foresight = Foresight(SPEC, [without])
         assert foresight.cost(row.architecture) == predicted_decode(row.architecture, SPEC)
