@@ -12,8 +12,7 @@ from dataclasses import fields, is_dataclass
 from enum import IntEnum
 from hashlib import sha256
 from types import ModuleType, SimpleNamespace
-from typing import Any, NamedTuple
-from unittest.mock import patch
+from typing import Any, NamedTuple, cast
 
 import torch
 from executorch.backends.xnnpack import xnnpack_preprocess
@@ -23,13 +22,14 @@ from executorch.backends.xnnpack.serialization.xnnpack_graph_serialize import (
     serialize_xnnpack_binary,
 )
 from executorch.exir import ExecutorchBackendConfig, ExecutorchProgramManager, schema
-from executorch.exir._serialize._named_data_store import NamedDataStore
+from executorch.exir._serialize._named_data_store import NamedDataStore, NamedDataStoreOutput
 from executorch.exir._serialize._program import PTEFile, serialize_pte_binary
 from executorch.exir.emit import _emitter
 from executorch.exir.memory_planning import MemoryPlanningAlgorithmSuite
-from executorch.exir.tensor import TensorSpec
+from executorch.exir.tensor import TensorSpec, make_allocation_info
 
 from search.errors import NoTemplate
+from search.export.cuts import ONE_AT_A_TIME
 
 Tree = Any  # of dictionaries, lists, strings and numbers: what JSON can say
 
@@ -48,14 +48,15 @@ class Recorder:
         self.graphs: dict[bytes, xnnpack_graph_schema.XNNGraph] = {}
         self.specs: list[TensorSpec] = []
         self.question: dict[str, int] = {}
+        self.strange: list[str] = []  # what is not known here: raised later, since ExecuTorch wraps what it catches
         self._made: list[tuple[schema.Tensor, TensorSpec]] = []
 
     def plan(self, alignment: int, specs: Sequence[TensorSpec], graph: Any, signature: Any, padding: int) -> list[int]:
         """ExecuTorch's own planning, remembered."""
         if self.question or graph.input_mem_buffer_sizes:
-            raise NoTemplate("memory is planned more than once")
+            self.strange.append("memory is planned more than once")
         if any(spec.inplace_base is not None or spec.mem_id is not None for spec in specs):
-            raise NoTemplate("memory is shared in a way that is not known")
+            self.strange.append("memory is shared in a way that is not known")
         self.specs, self.question = list(specs), {"alignment": alignment, "padding": padding}
         sizes: list[int] = MemoryPlanningAlgorithmSuite()(alignment, specs, graph, signature, padding)
         return sizes
@@ -63,31 +64,37 @@ class Recorder:
     def planned(self, tensor: schema.Tensor) -> int:
         """In the memory of which planned tensor this lies: a view shares the lifetime of what it shows."""
         lifetime = next(spec.lifetime for made, spec in self._made if made is tensor)
-        return next(i for i, one in enumerate(self.specs) if one.lifetime is lifetime)
+        for i, one in enumerate(self.specs):
+            if one.lifetime is lifetime:
+                return i
+        raise NoTemplate("a tensor lies in memory that was not planned")
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Within it, what is lowered is remembered."""
-        serialise: Callable[..., bytes] = xnnpack_preprocess.serialize_xnnpack_binary
-        make: Callable[..., schema.Tensor] = _emitter.make_tensor_value
+        """Within it, what is lowered is remembered; one thread at a time."""
+        with ONE_AT_A_TIME:
+            serialise: Callable[..., bytes] = xnnpack_preprocess.serialize_xnnpack_binary
+            make: Callable[..., schema.Tensor] = _emitter.make_tensor_value
 
-        def listen(graph: xnnpack_graph_schema.XNNGraph, constants: bytearray) -> bytes:
-            if constants:
-                raise NoTemplate("a graph holds constants of its own")
-            data = serialise(graph, constants)
-            self.graphs[data] = copy.deepcopy(graph)
-            return data
+            def listen(graph: xnnpack_graph_schema.XNNGraph, constants: bytearray) -> bytes:
+                if constants:
+                    self.strange.append("a graph holds constants of its own")
+                data = serialise(graph, constants)
+                self.graphs[data] = copy.deepcopy(graph)
+                return data
 
-        def watch(index: int, allocation: schema.AllocationDetails | None, spec: TensorSpec) -> schema.Tensor:
-            tensor = make(index, allocation, spec)
-            self._made.append((tensor, spec))
-            return tensor
+            def watch(index: int, allocation: schema.AllocationDetails | None, spec: TensorSpec) -> schema.Tensor:
+                tensor = make(index, allocation, spec)
+                self._made.append((tensor, spec))
+                return tensor
 
-        with (
-            patch.object(xnnpack_preprocess, "serialize_xnnpack_binary", listen),
-            patch.object(_emitter, "make_tensor_value", watch),
-        ):
-            yield
+            try:
+                xnnpack_preprocess.serialize_xnnpack_binary = listen
+                _emitter.make_tensor_value = watch
+                yield
+            finally:
+                xnnpack_preprocess.serialize_xnnpack_binary = serialise
+                _emitter.make_tensor_value = make
 
 
 def dissect(manager: ExecutorchProgramManager, recorder: Recorder) -> Anatomy:
@@ -97,65 +104,80 @@ def dissect(manager: ExecutorchProgramManager, recorder: Recorder) -> Anatomy:
         NoTemplate: it holds something that is not known here.
     """
     program = copy.copy(manager.executorch_program)
-    named = manager._named_data
     if len(program.execution_plan) != 1 or program.mutable_data_segments or manager._tensor_data:
-        raise NoTemplate("a program of more than one method, or with data of its own that changes")
-    (plan,) = program.execution_plan
+        recorder.strange.append("a program of more than one method, or with data that changes or lies elsewhere")
+    if recorder.strange:
+        raise NoTemplate("; ".join(recorder.strange))
     blobs: dict[str, bytes] = {}
-    values: list[Tree] = []
-    for i, value in enumerate(plan.values):
+    values = list(_dissect_values(program, recorder, blobs))
+    delegates = list(_dissect_delegates(program, recorder, manager._named_data, blobs))
+    plan = copy.copy(program.execution_plan[0])
+    plan.values, plan.delegates, plan.non_const_buffer_sizes = [], [], []
+    program.execution_plan, program.constant_buffer, program.backend_delegate_data = [plan], [], []
+    specs = [{"shape": list(s.shape), "dtype": str(s.dtype), "lifetime": list(s.lifetime)} for s in recorder.specs]
+    planning = recorder.question | {"specs": specs}
+    return Anatomy({"program": _plain(program), "values": values, "delegates": delegates, "planning": planning}, blobs)
+
+
+def _dissect_values(program: schema.Program, recorder: Recorder, blobs: dict[str, bytes]) -> Iterator[Tree]:
+    """Of a tensor, `allocation_info` tells the planned tensor, and its data goes to `blobs`."""
+    for i, value in enumerate(program.execution_plan[0].values):
         tree = _plain(value)
         if isinstance(value.val, schema.Tensor):
             index = recorder.planned(value.val) if value.val.allocation_info else None
             tree["val"] |= {"data_buffer_idx": 0, "allocation_info": index}
             if value.val.data_buffer_idx:
                 blobs[f"value {i}"] = program.constant_buffer[value.val.data_buffer_idx].storage
-        values.append(tree)
-    graphs = []
-    for g, delegate in enumerate(plan.delegates):
+        yield tree
+
+
+def _dissect_delegates(
+    program: schema.Program, recorder: Recorder, named: NamedDataStoreOutput, blobs: dict[str, bytes]
+) -> Iterator[Tree]:
+    """Of a constant's key remains what stands before the hash of its data, which goes to `blobs`."""
+    for g, delegate in enumerate(program.execution_plan[0].delegates):
         graph = recorder.graphs[program.backend_delegate_data[delegate.processed.index].data]
         tree = _plain(graph)
         for c, constant in enumerate(graph.constant_data[1:], start=1):  # the first stands for none
-            entry = named.pte_data[constant.named_key]
-            blobs[f"graph {g} constant {c}"] = named.buffers[entry.buffer_index]
-            prefix = constant.named_key.rpartition("_")[0]
-            tree["constant_data"][c] |= {"size": 0, "named_key": f"{prefix}_" if prefix else ""}
-        graphs.append({"id": delegate.id, "specs": _plain(delegate.compile_specs), "graph": tree})
-    emptied = copy.copy(plan)
-    emptied.values, emptied.delegates, emptied.non_const_buffer_sizes = [], [], []
-    program.execution_plan, program.constant_buffer, program.backend_delegate_data = [emptied], [], []
-    specs = [{"shape": list(s.shape), "dtype": str(s.dtype), "lifetime": list(s.lifetime)} for s in recorder.specs]
-    planning = recorder.question | {"specs": specs}
-    return Anatomy({"program": _plain(program), "values": values, "delegates": graphs, "planning": planning}, blobs)
+            blobs[f"graph {g} constant {c}"] = named.buffers[named.pte_data[constant.named_key].buffer_index]
+            before, line, _ = constant.named_key.rpartition("_")
+            tree["constant_data"][c] |= {"size": 0, "named_key": before + line}
+        yield {"id": delegate.id, "specs": _plain(delegate.compile_specs), "graph": tree}
 
 
 def assemble(tree: Tree, blobs: Mapping[str, bytes]) -> tuple[bytes, int]:
     """(the .pte, bytes of memory planned ahead of time)."""
     program: schema.Program = _alive(tree["program"], schema)
     (plan,) = program.execution_plan
-    plan.values, program.constant_buffer = _values(tree["values"], blobs, *_plan(plan, tree["planning"]))
+    specs, plan.non_const_buffer_sizes = _plan(tree["planning"])
+    plan.values, program.constant_buffer = _values(tree["values"], blobs, specs)
     store = NamedDataStore()
-    index: dict[bytes, int] = {}
+    place: dict[bytes, int] = {}
     for g, delegate in enumerate(tree["delegates"]):
         data = _delegate(delegate["graph"], f"graph {g} constant", blobs, store)
-        place = index.setdefault(data, len(index))  # equal delegates are kept once
-        reference = schema.BackendDelegateDataReference(schema.DataLocation.INLINE, place)
+        index = place.setdefault(data, len(place))  # equal delegates are kept once
+        reference = schema.BackendDelegateDataReference(schema.DataLocation.INLINE, index)
         plan.delegates.append(schema.BackendDelegate(delegate["id"], reference, _alive(delegate["specs"], schema)))
-    program.backend_delegate_data = [schema.BackendDelegateInlineData(data) for data in index]
+    program.backend_delegate_data = [schema.BackendDelegateInlineData(data) for data in place]
     named = store.get_named_data_store_output()
+    return _file(PTEFile(program, named_data=named if named.pte_data else None)), sum(plan.non_const_buffer_sizes)
+
+
+def _file(parts: PTEFile) -> bytes:
     config = ExecutorchBackendConfig()
-    data = serialize_pte_binary(
-        PTEFile(program, named_data=named if named.pte_data else None),
-        extract_delegate_segments=config.extract_delegate_segments,
-        segment_alignment=config.segment_alignment,
-        constant_tensor_alignment=config.constant_tensor_alignment,
-        delegate_alignment=config.delegate_alignment,
+    return bytes(
+        serialize_pte_binary(
+            parts,
+            extract_delegate_segments=config.extract_delegate_segments,
+            segment_alignment=config.segment_alignment,
+            constant_tensor_alignment=config.constant_tensor_alignment,
+            delegate_alignment=config.delegate_alignment,
+        )
     )
-    return bytes(data), sum(plan.non_const_buffer_sizes)
 
 
-def _plan(plan: schema.ExecutionPlan, planning: Tree) -> tuple[list[TensorSpec]]:
-    """Ask the planner again."""
+def _plan(planning: Tree) -> tuple[list[TensorSpec], list[int]]:
+    """Ask the planner again: (the tensors with their places, bytes of each arena)."""
     specs = []
     for one in planning["specs"]:
         spec = TensorSpec(getattr(torch, one["dtype"].removeprefix("torch.")), torch.Size(one["shape"]))
@@ -163,25 +185,20 @@ def _plan(plan: schema.ExecutionPlan, planning: Tree) -> tuple[list[TensorSpec]]
         specs.append(spec)
     graph = SimpleNamespace(input_mem_buffer_sizes=[])
     sizes = MemoryPlanningAlgorithmSuite()(planning["alignment"], specs, graph, None, planning["padding"])
-    plan.non_const_buffer_sizes = sizes
-    return (specs,)
+    return specs, sizes
 
 
 def _values(
     trees: list[Tree], blobs: Mapping[str, bytes], specs: list[TensorSpec]
 ) -> tuple[list[schema.EValue], list[schema.Buffer]]:
     """The values, and the constants that they point to; the first stands for none, and equal ones are kept once."""
-    values, place = [], {sha256(b"").digest(): 0}
-    buffers = [schema.Buffer(b"")]
+    values, place, buffers = [], {sha256(b"").digest(): 0}, [schema.Buffer(b"")]
     for i, tree in enumerate(trees):
-        index = tree["val"].get("allocation_info")
-        value = _alive({**tree, "val": {**tree["val"], **({} if index is None else {"allocation_info": None})}}, schema)
-        if index is not None:
-            value.val.allocation_info = schema.AllocationDetails(
-                specs[index].mem_id, specs[index].mem_offset & 0xFFFFFFFF, specs[index].mem_offset >> 32
-            )
-        blob = blobs.get(f"value {i}")
-        if blob is not None:
+        value = _alive(tree, schema)
+        if isinstance(value.val, schema.Tensor) and value.val.allocation_info is not None:
+            spec = specs[cast(int, value.val.allocation_info)]
+            value.val.allocation_info = make_allocation_info(spec.mem_id, spec.mem_offset)
+        if (blob := blobs.get(f"value {i}")) is not None:
             digest = sha256(blob).digest()
             if digest not in place:
                 place[digest] = len(buffers)

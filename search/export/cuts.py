@@ -47,7 +47,7 @@ SKIPPED_UNLESS = {
     "RemoveRedundantCopyPass": ("aten._to_copy.",),
 }
 
-_one_at_a_time = RLock()  # the cuts are made in torch and ExecuTorch themselves, for the whole process
+ONE_AT_A_TIME = RLock()  # torch and ExecuTorch themselves are changed, for the whole process
 
 
 @contextmanager
@@ -58,7 +58,7 @@ def cuts() -> Iterator[None]:
         UnknownToolchain: versions whose insides are not known.
     """
     _refuse_others()
-    with _one_at_a_time:
+    with ONE_AT_A_TIME:
         initialise, transform = NodeSource.__init__, XNNPACKPassManager.transform
         _replace(NodeSource, "__init__", _without_history(initialise))
         _replace(NodeSource, "__deepcopy__", lambda self, memo: self)  # noqa: ARG005 - copy's signature

@@ -15,6 +15,7 @@ from search.export.lower import lower
 from search.export.pieces import Piece
 from search.export.template import Template, instantiate, learn
 from search.ports import BlockCache
+from trainer.errors import TrainerError
 
 _PIECE: TypeAdapter[Piece] = TypeAdapter(Piece)
 
@@ -44,7 +45,7 @@ def learn_template(piece_json: str) -> tuple[str, float]:
     start = time.perf_counter()
     try:
         kept = Kept(template=learn(_PIECE.validate_json(piece_json)))
-    except NoTemplate as error:
+    except (NoTemplate, TrainerError) as error:  # the latter: the settings do not suit this kind of quantisation
         kept = Kept(why=error.message)
     return kept.model_dump_json(), time.perf_counter() - start
 
