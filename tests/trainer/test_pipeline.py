@@ -9,13 +9,11 @@ from trainer.architecture import Architecture
 from trainer.cache import Cache
 from trainer.data import Corpus
 from trainer.errors import CheckpointError, CorpusError, Interrupted
-from trainer.generate import EmptyPrompt, greedy, teacher_forced
 from trainer.model import HybridLM
 from trainer.pipeline import AnyStage, default_stages, run
 from trainer.pretrain import Pretrain, Teacher, widened
 from trainer.proxy import score
 from trainer.qat import Qat
-from trainer.quantise import quantised
 
 _SMALL = {"batch": 4, "sequence": 32}
 
@@ -122,27 +120,6 @@ def test_the_proxy_is_deterministic_and_learns(corpus: Corpus, tiny: Architectur
     assert found[0] < score(tiny, corpus.directory, tokens=2_000, sequence=32)[0]
     with pytest.raises(CorpusError, match="vocabulary"):
         score(tiny.model_copy(update={"vocab_size": 400}), corpus.directory)
-
-
-def test_generation_with_the_cache_is_what_the_model_thinks_without_it(tiny: Architecture) -> None:
-    model = HybridLM(tiny, seed=4).eval()
-    with torch.no_grad():
-        model.model.embed_tokens.weight.mul_(20)
-    prompt = list(range(20, 43))
-    for judged in (model, quantised(model)):
-        tokens = greedy(judged, prompt, 30, chunk=7)
-        assert len(tokens) == 30
-        assert len(set(tokens)) >= 3
-        logits = teacher_forced(judged, prompt, tokens)
-        assert logits.shape == (30, tiny.vocab_size)
-        assert logits.argmax(-1).tolist() == tokens
-    heard: list[int] = []
-    first = tokens[0]
-    assert greedy(judged, prompt, 30, end=tokens[9], heard=heard.append) == heard == tokens[: tokens.index(tokens[9])]
-    assert greedy(judged, prompt, 1) == [first]
-    assert greedy(judged, prompt, 0) == []
-    with pytest.raises(EmptyPrompt):
-        greedy(model, [], 3)
 
 
 def test_a_cache_has_the_bytes_it_was_made_for(tiny: Architecture) -> None:

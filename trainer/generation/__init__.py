@@ -1,6 +1,39 @@
-"""Generation: what is asked of a request, how its tokens are chosen, and how they become text."""
+"""Generation: a batched engine with continuous admission, sampling, and a prefix cache over hybrid state.
 
+    engine = Engine(model, tokenizer=tokenizer, context=4096, cache_bytes=256 << 20)
+    handle = engine.submit(prompt_ids, SamplingParams(temperature=0.7, seed=3, stop=("\n\n",)))
+    for event in handle:            # drives the engine, or waits for the thread that does
+        print(event.text, end="")
+    answer = handle.result()        # Completion: tokens, text, logprobs, finish, cached_tokens
+
+A server starts one thread that steps the engine, and submits from as many as it likes:
+
+    with engine.serving():
+        handle = engine.submit(...)     # thread-safe; handle.cancel() too
+
+What a request answers is a function of the model, its prompt and its parameters alone: the bits of its tokens and
+logits depend neither on who shares the batch, nor on how prompts are cut into chunks, nor on what the cache holds.
+"""
+
+from trainer.generation.engine import GREEDY, Engine
 from trainer.generation.errors import EmptyPrompt, NoTokenizer, NotReproducible, UnknownToken
 from trainer.generation.params import SamplingParams
+from trainer.generation.prefix import CacheStatistics
+from trainer.generation.requests import Completion, Event, Finish, Handle
+from trainer.generation.rollouts import rollouts
 
-__all__ = ["EmptyPrompt", "NoTokenizer", "NotReproducible", "SamplingParams", "UnknownToken"]
+__all__ = [
+    "GREEDY",
+    "CacheStatistics",
+    "Completion",
+    "EmptyPrompt",
+    "Engine",
+    "Event",
+    "Finish",
+    "Handle",
+    "NoTokenizer",
+    "NotReproducible",
+    "SamplingParams",
+    "UnknownToken",
+    "rollouts",
+]
