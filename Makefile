@@ -83,6 +83,10 @@ bench-composition: setup $(VENV)/.developer ## A linked Program beside the compo
 bench-export: setup $(VENV)/.developer ## CPU seconds and memory of exporting a candidate: 350M, 700M, 1.2B and a small one (ARGS="--shapes 350M")
 	OMP_NUM_THREADS=1 $(BIN)/python tests/search/bench_export.py $(ARGS)
 
+.PHONY: bench-generate
+bench-generate: setup $(VENV)/.developer ## Tokens/s of the engine beside transformers.generate, and what its prefix cache saves
+	$(BIN)/python tests/trainer/bench_generate.py $(ARGS)
+
 .PHONY: bench-link
 bench-link: setup adbd $(VENV)/.developer ## Push, pull and shell of our link beside Google's adb, against AOSP's daemon
 	$(BIN)/python tests/device_agent/bench_link.py
