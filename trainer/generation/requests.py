@@ -48,6 +48,8 @@ class Handle:
         self.id = request
         self.completion = Completion(prompt_tokens)
         self._events: queue.SimpleQueue[Event | BaseException] = queue.SimpleQueue()
+        self._over = False
+        self._failure: BaseException | None = None
         self._drive = drive  # steps the engine; False when a thread does that and waiting is all there is to do
         self.cancel = cancel
         """End the answer as soon as the engine's step allows; what is there stays in `completion`."""
@@ -59,20 +61,21 @@ class Handle:
         self._events.put(event)
 
     def __iter__(self) -> Iterator[Event]:
-        """Events up to the last one; raises what ended the engine. To be consumed once."""
-        while True:
+        """Events that were not yet taken, up to the last one; raises what ended the engine."""
+        while not self._over:
             event = self._next()
             if isinstance(event, BaseException):
+                self._over, self._failure = True, event
                 raise event
+            self._over = event.finish is not None
             yield event
-            if event.finish is not None:
-                return
 
     def result(self) -> Completion:
-        """The whole answer; consumes the events that are left."""
-        if self.completion.finish is None or not self._events.empty():
-            for _ in self:
-                pass
+        """The whole answer; takes the events that are left, and raises what ended the engine."""
+        for _ in self:
+            pass
+        if self._failure is not None:
+            raise self._failure
         return self.completion
 
     def _next(self) -> Event | BaseException:
