@@ -9,7 +9,12 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
+<<<<<<< ours
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
+=======
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TypedDict
+>>>>>>> theirs
 
 from pydantic import BaseModel
 from torch import Tensor
@@ -83,14 +88,14 @@ def _submit(pieces: Sequence[Piece], cache: BlockCache, executor: Executor) -> "
     learning = {key: executor.submit(learn_template, piece.model_dump_json()) for key, piece in unknown.items()}
     spent: dict[Sha256, float] = {}
     for key, learnt in learning.items():
-        if learnt.exception() is None:
+        with suppress(Exception):  # the pieces that need it raise it again
             value, spent[key] = learnt.result()
             cache.put(key, value)
     pending: dict[Sha256, Future[Any]] = {}
     for piece in pieces:
         key, template = piece.template_key, cache.get(piece.template_key)
         if template is None:
-            pending[piece.key] = learning[key]  # which failed, and so will every architecture with this piece
+            pending[piece.key] = learning[key]
         else:
             seconds = spent.pop(key, 0.0)
             pending[piece.key] = executor.submit(lower_piece, piece.model_dump_json(), template, seconds)
