@@ -2,7 +2,9 @@
 // wheel it would be torch's, whose libraries take 100 MB and a quarter of a second.
 //
 // Workers spin for a while for the next command, as calls follow within microseconds, and then sleep. A range is a
-// count of tiles; each thread takes the next tiles until none is left.
+// count of tiles; each thread takes the next tiles until none is left. A worker joins a command while it is open; the
+// caller closes it when no tile is left and waits for those that joined, so that one which other processes keep from
+// its core delays nobody.
 
 #include <pthreadpool.h>
 
@@ -58,7 +60,8 @@ struct pthreadpool {
     for (size_t i = 1; i < threads; ++i) workers_.emplace_back([this, i] { work(i); });
   }
   ~pthreadpool() {
-    command([this] { stopped_ = true; });
+    stopped_.store(true);
+    wake();
     for (auto& worker : workers_) worker.join();
   }
   size_t threads() const { return workers_.size() + 1; }
@@ -70,52 +73,56 @@ struct pthreadpool {
       return;
     }
     const std::lock_guard<std::mutex> one_at_a_time(caller_);
-    command([&] {
-      task_ = task, context_ = context, count_ = count, flags_ = flags;
-      next_.store(0, std::memory_order_relaxed);
-      busy_.store(workers_.size(), std::memory_order_relaxed);
-    });
+    task_ = task, context_ = context, count_ = count, flags_ = flags;
+    next_.store(0, std::memory_order_relaxed);
+    gate_.store(((gate_.load() >> 32) + 1) << 32 | kOpen);
+    if (sleepers_.load() > 0) wake();
     share(0);
-    for (int spins = 0; busy_.load(std::memory_order_acquire) != 0; ++spins) {
+    gate_.fetch_and(~kOpen);
+    for (int spins = 0; gate_.load(std::memory_order_acquire) & kJoined; ++spins) {
       if (spins < kSpins) pause_a_little();
       else std::this_thread::yield();
     }
   }
 
  private:
-  template <typename Set>
-  void command(Set set) {
-    {
-      const std::lock_guard<std::mutex> lock(mutex_);
-      set();
-      number_.fetch_add(1, std::memory_order_release);
-    }
+  // The gate: the command's number in the upper half, whether it is open, how many workers are in it.
+  static constexpr uint64_t kOpen = 1u << 31, kJoined = kOpen - 1;
+
+  void wake() {
+    { const std::lock_guard<std::mutex> lock(mutex_); }  // whoever counts as a sleeper waits now, or will look again
     changed_.notify_all();
   }
   void share(size_t thread) {
     const Flush flush(flags_);
     for (size_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < count_;) task_(context_, thread, i);
   }
+  bool is_new(uint64_t gate, uint64_t seen) const { return stopped_.load() || ((gate & kOpen) && gate >> 32 != seen); }
   void work(size_t thread) {
-    for (unsigned seen = 0;;) {
-      for (int i = 0; i < kSpins && number_.load(std::memory_order_acquire) == seen; ++i) pause_a_little();
-      {
+    for (uint64_t seen = 0;;) {
+      for (int i = 0; i < kSpins && !is_new(gate_.load(), seen); ++i) pause_a_little();
+      if (!is_new(gate_.load(), seen)) {
         std::unique_lock<std::mutex> lock(mutex_);
-        changed_.wait(lock, [&] { return number_.load(std::memory_order_relaxed) != seen; });
-        seen = number_.load(std::memory_order_relaxed);
-        if (stopped_) return;
+        sleepers_.fetch_add(1);
+        changed_.wait(lock, [&] { return is_new(gate_.load(), seen); });
+        sleepers_.fetch_sub(1);
       }
+      if (stopped_.load()) return;
+      uint64_t gate = gate_.load();
+      if (!is_new(gate, seen) || !gate_.compare_exchange_strong(gate, gate + 1)) continue;
+      seen = gate >> 32;
       share(thread);
-      busy_.fetch_sub(1, std::memory_order_release);
+      gate_.fetch_sub(1, std::memory_order_release);
     }
   }
 
   std::vector<std::thread> workers_;
   std::mutex caller_, mutex_;
   std::condition_variable changed_;
-  std::atomic<unsigned> number_{0};
-  std::atomic<size_t> next_{0}, busy_{0};
-  bool stopped_ = false;
+  std::atomic<uint64_t> gate_{0};
+  std::atomic<size_t> next_{0};
+  std::atomic<int> sleepers_{0};
+  std::atomic<bool> stopped_{false};
   Task task_ = nullptr;
   void* context_ = nullptr;
   size_t count_ = 0;
