@@ -19,7 +19,11 @@ class TokenBytes:
             added = self._added[token]
             return b"" if added.special else str(added.content).encode()
         name = self._tokenizer.id_to_token(token)
-        return b"" if name is None else bytes(_BYTES[character] for character in name)
+        if name is None:
+            return b""
+        if all(character in _BYTES for character in name):
+            return bytes(_BYTES[character] for character in name)
+        return str(name).encode()  # as the tokenizer's own decoder does with what is outside its alphabet
 
 
 class TextStream:
