@@ -5,7 +5,7 @@ from the full-precision model. The costs are taken to add up, which they do whil
 is a knapsack with one choice per matrix (arXiv 1911.03852, section 3.2).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -64,19 +64,26 @@ def sensitivities(
     batches: Sequence[Batch],
     candidates: Sequence[Precision] = CANDIDATES,
     watch: Watch | None = None,
+    known: Costs | None = None,
+    keep: Callable[[Costs], None] | None = None,
 ) -> dict[str, dict[Precision, float]]:
     """KL(full || one matrix rounded) in nats a token, by role and precision; scales are those of `found_scale`.
 
-    Layers before the matrix are not computed again. Memory: the inputs of every layer, for all batches.
+    Layers before the matrix are not computed again. Memory: the inputs of every layer, for all batches. Roles of
+    `known` are taken from there; `keep` is given all that is known after every role.
 
     Raises:
         QuantisationError: see `possible`.
     """
     choices = possible(model.architecture, candidates)
+    costs = {role: dict(by) for role, by in (known or {}).items() if by.keys() == set(choices.get(role, ()))}
+    if costs.keys() == choices.keys():
+        return costs
     probe = _Probe(model, batches)
-    costs: dict[str, dict[Precision, float]] = {}
-    done, total = 0, sum(map(len, choices.values()))
+    done, total = sum(map(len, costs.values())), sum(map(len, choices.values()))
     for role, fitting in choices.items():
+        if role in costs:
+            continue
         plain = matrix(model, role).detach().float()
         costs[role] = {}
         for precision in fitting:
@@ -89,6 +96,8 @@ def sensitivities(
             done += 1
             if watch:
                 watch(done, total)
+        if keep:
+            keep(costs)
     return costs
 
 

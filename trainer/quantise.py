@@ -6,7 +6,7 @@ stay in fp32. `pack` gives the integers that are exported; `quantised` the eager
 must reproduce. Training under the same rounding is in `trainer.fake_quantise`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -121,17 +121,36 @@ class Packing:
         fit({role: integers.q for role, integers in self.integers.items()}, wanted)
         fit({role: integers.scale for role, integers in self.integers.items()}, scales)
 
-    def weights(self, model: HybridLM) -> dict[str, Tensor]:
+    def weights(self, model: HybridLM) -> "Deployed":
         """Everything that is exported, float32, by role or parameter; scales under the role and ".scale".
 
         Rounding a matrix with its scale again gives the same integers: see `Integers.dequantised`.
         """
-        found = {name: tensor.detach().float() for name, tensor in model.state_dict().items()}
-        found.setdefault(HEAD, found[EMBEDDING])
-        for role, integers in self.integers.items():
-            found[role] = integers.dequantised()
-            found[f"{role}.scale"] = integers.scale
-        return found
+        return Deployed(self, model)
+
+
+class Deployed(Mapping[str, Tensor]):
+    """See `Packing.weights`. A matrix is made when it is asked for: no float32 copy of a whole model is ever held."""
+
+    def __init__(self, packing: Packing, model: HybridLM) -> None:
+        self._integers = packing.integers
+        self._plain: dict[str, Tensor] = model.state_dict()
+        self._names = dict.fromkeys([*self._plain, HEAD, *(f"{role}.scale" for role in self._integers)])
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name in self._integers:
+            return self._integers[name].dequantised()
+        role = name.removesuffix(".scale")
+        if role != name and role in self._integers:
+            return self._integers[role].scale
+        plain = self._plain[EMBEDDING if name == HEAD and HEAD not in self._plain else name]
+        return plain.detach().float()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 def matrix(model: HybridLM, role: str) -> Tensor:

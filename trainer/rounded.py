@@ -7,7 +7,7 @@ from typing import Any
 from trainer.calibrate import Watch, calibration
 from trainer.errors import CheckpointError, QuantisationError
 from trainer.files import write_text
-from trainer.mixed import assign, refuse_too_few, sensitivities
+from trainer.mixed import Costs, assign, refuse_too_few, sensitivities
 from trainer.model import HybridLM
 from trainer.options import PtqOptions, QatOptions
 from trainer.precision import Precision, Scheme
@@ -27,11 +27,10 @@ def chosen(
         return options.scheme, {"bytes": options.scheme.bytes(full.architecture)}
     refuse_too_few(options.candidates, full.architecture, options.byte_budget)
     kept = workspace.directory / "sensitivities.json"
-    costs = _read(kept)
-    if costs is None:
-        batches = calibration(workspace.corpus, windows=options.calibration_windows, sequence=sequence, seed=seed)
-        costs = sensitivities(full, batches, options.candidates, watch(workspace))
-        _write(kept, costs)
+    batches = calibration(workspace.corpus, windows=options.calibration_windows, sequence=sequence, seed=seed)
+    costs = sensitivities(
+        full, batches, options.candidates, watch(workspace), _read(kept), lambda known: _write(kept, known)
+    )
     scheme = assign(costs, options.scheme, full.architecture, options.byte_budget)
     return scheme, {
         "byte_budget": options.byte_budget,
@@ -55,7 +54,7 @@ def _read(kept: Path) -> dict[str, dict[Precision, float]] | None:
         raise CheckpointError(f"{kept} is damaged: {wrong}", advice="delete it to measure again") from wrong
 
 
-def _write(kept: Path, costs: dict[str, dict[Precision, float]]) -> None:
+def _write(kept: Path, costs: Costs) -> None:
     kept.parent.mkdir(parents=True, exist_ok=True)
     draft = kept.with_suffix(".draft")
     write_text(draft, json.dumps({role: {str(p): cost for p, cost in by.items()} for role, by in costs.items()}))
