@@ -9,12 +9,8 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
-<<<<<<< ours
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
-=======
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypedDict
->>>>>>> theirs
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from pydantic import BaseModel
 from torch import Tensor
