@@ -87,6 +87,10 @@ bench-export: setup $(VENV)/.developer ## CPU seconds and memory of exporting a 
 bench-generate: setup $(VENV)/.developer ## Tokens/s of the engine beside transformers.generate, and what its prefix cache saves
 	$(BIN)/python tests/trainer/bench_generate.py $(ARGS)
 
+.PHONY: bench-bytes
+bench-bytes: setup $(VENV)/.developer ## Every byte of 350M and 1.2B, in the file and at the peak: predicted and measured
+	OMP_NUM_THREADS=1 $(BIN)/python tests/search/bench_bytes.py $(ARGS)
+
 .PHONY: bench-link
 bench-link: setup adbd $(VENV)/.developer ## Push, pull and shell of our link beside Google's adb, against AOSP's daemon
 	$(BIN)/python tests/device_agent/bench_link.py

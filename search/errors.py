@@ -71,3 +71,9 @@ class NoTemplate(FulcrumError):
     """What was lowered cannot be re-dimensioned; the plain way remains."""
 
     blame, slug = Blame.US, "no-template"
+
+
+class NotAProgram(FulcrumError):
+    """A file that is no .pte, or not a whole one."""
+
+    blame, slug = Blame.USER, "not-a-program"

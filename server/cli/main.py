@@ -12,7 +12,7 @@ _GROUPS = {
     "corpus": "Register the text that candidates are scored and winners are trained on.",
     "search": "Submit searches, watch them, and read their candidates.",
     "run": "Train a winner and hear it talk on the phone.",
-    "model": "Export what was trained to other runtimes.",
+    "model": "Export what was trained to other runtimes; account for every byte of it.",
     "bench": "Measure and compare candidates by hand, on a phone of this host.",
     "runner": "Build, install and check the program that phones run.",
     "db": "Bring the database up to date.",

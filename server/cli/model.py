@@ -1,4 +1,4 @@
-"""`fulcrum model`: what was trained, for other runtimes."""
+"""`fulcrum model`: what was trained, for other runtimes; and what every byte of it is."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from device_agent.contracts import Blame, FulcrumError
+from server.cli.model_bytes import bytes_
 from server.cli.options import DEFAULT_HOME, DEFAULT_SERVER, HomeOption, ServerOption, connect
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from trainer.quantise import Packing
 
 app = typer.Typer(no_args_is_help=True)
+app.command("bytes")(bytes_)
 
 _TYPES = ("f32", "f16", "bf16", "q4_0")
 
@@ -23,11 +25,6 @@ class NothingToExport(FulcrumError):
     """The command does not say what to write, or what it names has no model yet."""
 
     blame, slug = Blame.USER, "nothing-to-export"
-
-
-@app.callback()
-def _group() -> None:
-    """Keeps `export` a command of its own."""
 
 
 @app.command()

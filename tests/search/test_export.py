@@ -23,18 +23,23 @@ from device_agent.runner.build import build
 from device_agent.runner.output import parse_generate, parse_measure
 from device_agent.runner.plan import generate_plan, measure_plan
 from search.blocks import blocks_of
+from search.bytes import file_rows
+from search.errors import NotAProgram
 from search.export import export_candidates, export_model, link_program
+from search.export.contents import account, contents
 from search.export.lower import lower
 from search.export.modules import Chain
 from search.export.pieces import pieces_of
+from search.memory import Deployment, predicted_peak
 from search.spec import SearchSpec
 from trainer.architecture import Architecture, Attention, ShortConv
 from trainer.model import HybridLM
-from trainer.precision import Scheme
+from trainer.precision import FULL, Scheme
 from trainer.quantise import quantised
 
 CONTEXT, CHUNK = 96, 32
 FLOAT = Quantisation(weight_bits=32, activation_bits=32, embedding_bits=32)
+SCHEMES = {4: Scheme(), 32: Scheme(weights=FULL)}
 ARCHITECTURE = Architecture(
     vocab_size=260,
     width=64,
@@ -300,3 +305,49 @@ def test_search_knows_the_blocks_that_export_makes() -> None:
     assert [block.kind for block in blocks] == [piece.kind for _, piece, _ in pieces]
     same = {(b.kind, *b.dimensions): piece.key for b, (_, piece, _) in zip(blocks, pieces, strict=True)}
     assert len(same) == len(set(same.values())) == len({piece.key for _, piece, _ in pieces})
+
+
+@pytest.mark.parametrize("bits", [4, 32])
+def test_every_byte_of_a_file_belongs_to_a_part(request: pytest.FixtureRequest, disk: Disk, bits: int) -> None:
+    """The file is read by ExecuTorch's own deserialiser; what was predicted is what it holds."""
+    program: Program = request.getfixturevalue("four_bit" if bits == 4 else "float_program")
+    scheme = SCHEMES[bits]
+    (file,) = program.files
+    items = contents(disk.directory / file)
+    assert sum(item.size for item in items) == program.files[file]
+    rows, unexplained = account(items, ARCHITECTURE, scheme, CONTEXT)
+    assert unexplained == 0
+    found = {row.part: row for row in rows}
+    for row in file_rows(ARCHITECTURE, scheme, CONTEXT):
+        if row.exact and row.part != "norms":  # an untrained model's norms are equal, and stored once
+            assert (found[row.part].values, found[row.part].scales) == (row.values, row.scales), row.part
+    assert found["padding"].bytes < 128 * len(items)
+    assert 0 < found["norms"].bytes <= file_rows(ARCHITECTURE, scheme, CONTEXT)[6].bytes
+    deeper = ARCHITECTURE.model_copy(update={"ffn_width": 2 * ARCHITECTURE.ffn_width})
+    assert account(items, deeper, scheme, CONTEXT)[1] > 0
+
+
+def test_a_file_cut_short_is_refused(disk: Disk, four_bit: Program, tmp_path: Path) -> None:
+    (file,) = four_bit.files
+    (tmp_path / "short.pte").write_bytes((disk.directory / file).read_bytes()[:-1])
+    with pytest.raises(NotAProgram):
+        contents(tmp_path / "short.pte")
+
+
+def test_the_predicted_peak_is_what_the_runner_takes(runner: Path, disk: Disk, tmp_path: Path) -> None:
+    """Within 5 %, or what differs between processes and builds of the runner, with the context filled."""
+    architecture = Architecture(
+        vocab_size=4096, width=256, ffn_width=512, blocks=(Attention(heads=4, kv_heads=4, head_dim=64),)
+    )
+    context, chunk = 4096, 64
+    program = export_model(
+        HybridLM(architecture), context_length=context, prefill_chunk=chunk, quantisation=FLOAT, store=disk
+    )
+    protocol = Protocol(prefill_tokens=context - 1, decode_tokens=1, warmup=0, repetitions=1)
+    job = MeasureJob(program=program, protocol=protocol)
+    block = parse_measure(_run(runner, measure_plan(job, disk.paths(program)), tmp_path))
+    deployment = Deployment(SCHEMES[32], context, chunk)
+    predicted = predicted_peak(architecture, deployment, planned=program.planned_memory)
+    assert predicted > 20e6  # of which no part is within the tolerance alone
+    assert block.peak_bytes - block.baseline_bytes == pytest.approx(predicted, rel=0.05, abs=2e6)
+    assert predicted_peak(architecture, deployment) == pytest.approx(predicted, rel=0.02)
