@@ -1,0 +1,174 @@
+"""Chats as tokens: the plain template that our own models learn, or the one that a checkpoint brings.
+
+The plain template. A message is the end-of-text token, its role on a line of its own, and what was said:
+
+    <|endoftext|>user
+    Hello.<|endoftext|>assistant
+    Hello to you.<|endoftext|>
+
+A role counts only after the end-of-text token, and text never gives that token: what is said is encoded apart, with
+special tokens read as plain text. So nobody can speak in another's name. An answer ends as a document does, and what
+has been said keeps its tokens as a chat goes on, which is what a prefix cache needs.
+
+A checkpoint's own template is Jinja, in its tokenizer_config.json or chat_template.jinja, and is rendered as
+transformers renders it (utils/chat_template_utils.py), in a sandbox. It writes special tokens as text, so that a
+message which contains the text of one is refused.
+"""
+
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal, NoReturn, Protocol
+
+from jinja2 import TemplateError
+from jinja2.ext import loopcontrols
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from pydantic import BaseModel, ConfigDict
+from tokenizers import Tokenizer
+
+from trainer.errors import TrainerError
+from trainer.tokenizer import end_of_text
+
+Role = Literal["system", "user", "assistant"]
+
+
+class ChatError(TrainerError):
+    """A chat that cannot be written as tokens: no messages, a template that refuses them, a forged token."""
+
+    slug = "bad-chat"
+
+
+class Message(BaseModel):
+    """What one party said."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    role: Role
+    content: str
+
+
+class ChatTemplate(Protocol):
+    """Writes chats as tokens. `ends` are the tokens that end an answer."""
+
+    ends: tuple[int, ...]
+
+    def encode(self, messages: Sequence[Message], *, reply: bool = True) -> list[int]:
+        """The chat's tokens; with `reply`, up to where the assistant begins to speak.
+
+        Raises:
+            ChatError: no messages, or some that cannot be written.
+        """
+
+
+class PlainTemplate:
+    """The template of our own models; see the module."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = _reading(tokenizer, special=False)
+        self._end = end_of_text(tokenizer)
+        self.ends: tuple[int, ...] = (self._end,)
+
+    def encode(self, messages: Sequence[Message], *, reply: bool = True) -> list[int]:
+        """See `ChatTemplate`."""
+        _refuse_empty(messages)
+        tokens: list[int] = []
+        for message in messages:
+            tokens += [*self._begin(message.role), *_ids(self._tokenizer, message.content)]
+        return tokens + (self._begin("assistant") if reply else [self._end])
+
+    def _begin(self, role: Role) -> list[int]:
+        return [self._end, *_ids(self._tokenizer, f"{role}\n")]
+
+
+class JinjaTemplate:
+    """A checkpoint's own template; see the module."""
+
+    def __init__(self, tokenizer: Tokenizer, source: str, special: dict[str, str]) -> None:
+        """`special` are the tokens that the configuration names, such as eos_token.
+
+        Raises:
+            ChatError: the template is not Jinja.
+        """
+        self._tokenizer, self._special = _reading(tokenizer, special=True), special
+        self._written = [added.content for added in tokenizer.get_added_tokens_decoder().values() if added.special]
+        named = tokenizer.token_to_id(special.get("eos_token", ""))
+        self.ends: tuple[int, ...] = tuple(dict.fromkeys((end_of_text(tokenizer), *([] if named is None else [named]))))
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+        environment.filters["tojson"] = _to_json
+        environment.globals |= {"raise_exception": _refuse, "strftime_now": lambda how: datetime.now().strftime(how)}  # noqa: DTZ005  # the template's reader lives in local time
+        try:
+            self._template = environment.from_string(source)
+        except TemplateError as wrong:
+            raise ChatError(f"the chat template is malformed: {wrong}", advice="correct or remove it") from wrong
+
+    def encode(self, messages: Sequence[Message], *, reply: bool = True) -> list[int]:
+        """See `ChatTemplate`."""
+        _refuse_empty(messages)
+        for message in messages:
+            if forged := next((token for token in self._written if token in message.content), None):
+                raise ChatError(
+                    f"a message contains {forged}, by which this model's template tells who speaks",
+                    advice="write it in another way",
+                )
+        said = [message.model_dump() for message in messages]
+        try:
+            text = self._template.render(messages=said, add_generation_prompt=reply, **self._special)
+        except (TemplateError, TypeError, ValueError) as wrong:
+            raise ChatError(f"the chat template refuses these messages: {wrong}", advice="see the template") from wrong
+        return _ids(self._tokenizer, text)
+
+
+def template_of(directory: Path, tokenizer: Tokenizer) -> ChatTemplate:
+    """The template that a checkpoint's directory brings; without one, the plain one.
+
+    Raises:
+        ChatError: its configuration or template is malformed.
+    """
+    try:
+        path = directory / "tokenizer_config.json"
+        configuration: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+        beside = directory / "chat_template.jinja"
+        source = beside.read_text() if beside.exists() else _named(configuration.get("chat_template"))
+    except (OSError, ValueError, AttributeError) as wrong:
+        raise ChatError(f"{directory}: the chat template cannot be read: {wrong}", advice="correct it") from wrong
+    if not source:
+        return PlainTemplate(tokenizer)
+    named = {key: value for key, value in configuration.items() if key.endswith("_token")}
+    special = {key: value["content"] if isinstance(value, dict) else value for key, value in named.items()}
+    return JinjaTemplate(tokenizer, source, {key: value for key, value in special.items() if isinstance(value, str)})
+
+
+def _reading(tokenizer: Tokenizer, *, special: bool) -> Tokenizer:
+    """A copy to which the text of a special token stands for the token, or for plain text."""
+    copy: Tokenizer = Tokenizer.from_str(tokenizer.to_str())
+    copy.encode_special_tokens = not special
+    return copy
+
+
+def _ids(tokenizer: Tokenizer, text: str) -> list[int]:
+    ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
+    return ids
+
+
+def _named(found: object) -> str:
+    """A configuration has one template, or a list of named ones, as transformers reads it."""
+    if isinstance(found, list):
+        found = next((each.get("template") for each in found if each.get("name") == "default"), None)
+    if found is not None and not isinstance(found, str):
+        raise ValueError("chat_template is neither a text nor a list of named texts")
+    return found or ""
+
+
+def _refuse_empty(messages: Sequence[Message]) -> None:
+    if not messages:
+        raise ChatError("there are no messages", advice="send at least one")
+
+
+def _refuse(message: str) -> NoReturn:
+    raise TemplateError(message)
+
+
+def _to_json(value: object, ensure_ascii: bool = False, indent: int | None = None) -> str:
+    """As transformers does it: Jinja's own would escape what HTML escapes."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent)
