@@ -61,6 +61,10 @@ def serve(settings: Settings, listener: socket.socket | None = None) -> None:
     """
     listener = listener or listen(settings.host, settings.port)
     migrate.upgrade(settings.url)
-    app = create_app(settings)
+    until_signal(create_app(settings), listener)
+
+
+def until_signal(app: FastAPI, listener: socket.socket) -> None:
+    """Serve `app` until SIGINT or SIGTERM, and then set `app.state.closing`."""
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=_GRACE_SECONDS)
     _Server(config, app).run(sockets=[listener])

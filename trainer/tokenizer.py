@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from trainer.errors import TokenizerError
+from trainer.errors import ContextOverflow, TokenizerError
 
 END_OF_TEXT = "<|endoftext|>"
 SMALLEST_VOCABULARY = 257  # 256 bytes and the end of text
@@ -93,6 +93,16 @@ def token_bytes(tokenizer: Tokenizer, vocab_size: int) -> NDArray[np.int64]:
         if index not in special:
             lengths[index] = len(token)  # the byte-level alphabet has one character per byte
     return lengths
+
+
+def refuse_overlong(tokenizer: Tokenizer, text: str, context: int) -> None:
+    """Raise ContextOverflow for a text that cannot fit, by its bytes and the longest token: encoding it takes long."""
+    needed = len(text.encode(errors="replace")) // max(map(len, tokenizer.get_vocab()))
+    if needed > context:
+        raise ContextOverflow(
+            f"a text of {len(text)} characters has {needed} tokens at the least, which exceed the context of {context}",
+            advice="shorten the prompt, or make the context larger",
+        )
 
 
 def _sample(texts: Iterable[str]) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """Who may ask: the token, requests that browsers send on behalf of other sites, and what a page may load."""
 
 import hmac
+from collections.abc import Callable
 from http.cookies import SimpleCookie
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
@@ -29,8 +30,11 @@ _HEADERS = {
 class Guard:
     """Refuses what comes without the token or from another site's page; adds the headers that bind browsers."""
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
-        self._app = app
+    def __init__(
+        self, app: ASGIApp, settings: Settings, refused: Callable[[FulcrumError], Response] = problem_of
+    ) -> None:
+        """`refused` words a refusal."""
+        self._app, self._refused = app, refused
         # A foreign name that resolves to 127.0.0.1 (DNS rebinding) must not reach us through a user's browser.
         self._loopback = settings.loopback
         self._token = None if settings.token is None else settings.token.get_secret_value()
@@ -59,7 +63,7 @@ class Guard:
         refusal = self._refusal(scope, headers)
         if refusal is None:
             return None
-        answer = problem_of(refusal)
+        answer = self._refused(refusal)
         if isinstance(refusal, Unauthorised):
             answer.headers["www-authenticate"] = "Bearer"
         return answer

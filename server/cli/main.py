@@ -13,11 +13,18 @@ _GROUPS = {
     "search": "Submit searches, watch them, and read their candidates.",
     "run": "Train a winner and hear it talk on the phone.",
     "model": "Export what was trained to other runtimes; account for every byte of it.",
+    "chat": "Serve a trained model to OpenAI's clients.",
     "bench": "Measure and compare candidates by hand, on a phone of this host.",
     "runner": "Build, install and check the program that phones run.",
     "db": "Bring the database up to date.",
 }
-_COMMANDS = {"server": "server", "agent": "agent", "demo": "demo", "quantise": "quantise"}
+_COMMANDS = {
+    "server": "server",
+    "agent": "agent",
+    "demo": "demo",
+    "quantise": "quantise",
+    "generate": "generate",
+}
 
 
 def application() -> typer.Typer:
