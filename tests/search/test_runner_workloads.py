@@ -410,6 +410,17 @@ def test_a_phone_keeps_a_prefix_from_job_to_job(runner: Path, disk: Disk, progra
         assert not list(kept.iterdir())
 
 
+def test_two_threads_say_what_one_says(runner: Path, disk: Disk, program: Program, tmp_path: Path) -> None:
+    job = GenerateJob(program=program, prompt=tuple(synthetic_prompt(50, 260)), new_tokens=20)
+    said = []
+    for threads in (1, 2, 3):
+        lines = _run(runner, generate_plan(job, disk.paths(program), threads), tmp_path)
+        said.append(parse_generate(lines)[1])
+    for steps in said[1:]:
+        assert [step.token for step in steps] == [step.token for step in said[0]]
+        assert [step.logit for step in steps] == pytest.approx([step.logit for step in said[0]], abs=1e-4)
+
+
 def test_an_empty_runner_is_small(runner: Path, disk: Disk, program: Program, tmp_path: Path) -> None:
     """Without torch and without an interpreter; everything that it maps counts."""
     block = parse_measure(
