@@ -20,7 +20,8 @@ from trainer.architecture import Architecture, Attention, ShortConv
 from trainer.checkpoint import Checkpoint
 from trainer.data import prepare
 from trainer.errors import UnsupportedArchitecture
-from trainer.generate import greedy, teacher_forced
+from trainer.generate import teacher_forced
+from trainer.generation import Engine, SamplingParams
 from trainer.gguf import save_gguf
 from trainer.gguf.model import refuse_unknown
 from trainer.hugging_face import as_deployed
@@ -91,7 +92,7 @@ def agreement(interpreter: Path, model: HybridLM, file: Path, asked: list[list[i
     with Llama(interpreter, file, context=512, threads=1, kv="f32") as theirs:
         for prompt in asked:
             said = theirs.turn(prompt, NEW)[0]
-            ours = greedy(model, prompt, NEW)
+            ours = Engine(model).submit(prompt, SamplingParams(max_tokens=NEW)).result().tokens
             yield next((i for i, pair in enumerate(zip(ours, said, strict=True)) if pair[0] != pair[1]), NEW), NEW
 
 

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from trainer.architecture import Architecture, Attention, ShortConv
 from trainer.errors import CheckpointError, UnsupportedArchitecture
-from trainer.generate import greedy
+from trainer.generation import Engine, SamplingParams
 from trainer.hugging_face import as_deployed, save_hugging_face
 from trainer.model import HybridLM
 from trainer.precision import EIGHT, FULL, Precision, Scheme
@@ -49,7 +49,7 @@ def test_the_same_greedy_tokens(model: HybridLM, tmp_path: Path, rounded: bool) 
     assert ids == TOKENIZER.encode("for i in").ids
     assert len(said) == len(ids) + 64
     assert len(set(said)) > 5
-    assert said[len(ids) :] == greedy(ours, ids, 64)
+    assert said[len(ids) :] == Engine(ours).submit(ids, SamplingParams(max_tokens=64)).result().tokens
     assert theirs.generation_config.eos_token_id == words.eos_token_id == TOKENIZER.token_to_id("<|endoftext|>")
 
 
