@@ -28,6 +28,7 @@ from search.errors import NotAProgram
 from search.export import export_candidates, export_model, link_program
 from search.export.contents import account, contents
 from search.export.lower import lower
+from search.export.lowering import Templates
 from search.export.modules import Chain
 from search.export.pieces import pieces_of
 from search.memory import Deployment, predicted_peak
@@ -250,6 +251,15 @@ def test_linked_program_is_the_whole_model_lowered_at_once(
     assert [s.logit for s in ours] == pytest.approx([s.logit for s in theirs], rel=1e-5)
     assert four_bit.planned_memory <= planned * 1.05
     assert sum(four_bit.files.values()) <= len(data) * 1.05
+
+
+@pytest.mark.parametrize("kind", ["embedding", "conv", "attention", "ffn", "head"])
+def test_every_kind_of_piece_has_a_template(kind: str, disk: Disk) -> None:
+    pieces = pieces_of(ARCHITECTURE, context=CONTEXT, chunk=CHUNK, quantisation=Quantisation())
+    piece = next(piece for _, piece, _ in pieces if piece.kind == kind)
+    lowered = Templates(disk).lower(piece, piece.random_weights())
+    assert lowered.plain == ""
+    assert len(lowered.data) > 1000
 
 
 def test_candidates_share_what_they_have_in_common(

@@ -48,6 +48,7 @@ from device_agent.runner.plan import (
 )
 from device_agent.virtual import running
 from search.export import export_candidates
+from search.export.lowering import Kept
 from search.export.modules import Chain
 from search.export.pieces import Piece, pieces_of
 from search.spec import SearchSpec
@@ -93,6 +94,9 @@ def _spec(kv_cache: KvCache, context: int) -> SearchSpec:
 
 def _export(disk: Disk, kv_cache: KvCache = "float32", context: int = CONTEXT) -> tuple[SearchSpec, Program]:
     spec = _spec(kv_cache, context)
+    pieces = pieces_of(ARCHITECTURE, context=context, chunk=CHUNK, quantisation=FLOAT, kv_cache=kv_cache)
+    for _, piece, _ in pieces:
+        disk.kept[piece.template_key] = Kept(why="of each kind there is one piece: no template pays").model_dump_json()
     with ThreadPoolExecutor(1) as pool:
         exported = export_candidates([ARCHITECTURE], spec, disk, disk, pool)[0]
     assert not isinstance(exported, Exception)
