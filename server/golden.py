@@ -103,9 +103,13 @@ class GoldenExport:
 
 
 def golden_key() -> Sha256:
-    """The versions that decide what is exported; a Program and its golden logits are kept together, so no more."""
+    """What decides what is exported, our code too; a Program and its golden logits are kept together, so no more."""
     versions = {name: importlib.metadata.version(name) for name in ("executorch", "torch", "torchao")}
-    return content_hash({"golden": versions})
+    ours = hashlib.sha256()
+    for module in ("search.export", "trainer"):
+        for path in sorted((Path(__file__).parents[1] / module.replace(".", "/")).glob("*.py")):
+            ours.update(path.read_bytes())
+    return content_hash({"golden": versions, "ours": ours.hexdigest()})
 
 
 class _Folder:

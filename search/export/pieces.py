@@ -1,10 +1,12 @@
 """Pieces: what a Program is composed of, each named by everything that determines its lowered bytes."""
 
+import hashlib
 import importlib
 import importlib.metadata
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self, TypedDict
 
 import torch
@@ -32,14 +34,16 @@ else:
 
     modules = _Late()
 
-_FORMAT = "3"  # raised when `modules` or `lower` changes what is lowered, so that old bytes are not taken for new
+# What is lowered is written in these; a change of one makes every old file, and every template, another's.
+_LOWERED_BY = ("attention", "cuts", "lower", "modules", "packing")
 
 
 @cache
 def toolchain() -> dict[str, str]:
-    """The versions, ours too, that determine what lowering gives."""
+    """The versions that determine what lowering gives; of our own files, their content."""
     libraries = {name: importlib.metadata.version(name) for name in ("executorch", "torch", "torchao")}
-    return libraries | {"format": _FORMAT}
+    ours = b"".join((Path(__file__).parent / f"{name}.py").read_bytes() for name in _LOWERED_BY)
+    return libraries | {"ours": hashlib.sha256(ours).hexdigest()}
 
 
 _PERIOD = 1_000_003

@@ -139,8 +139,7 @@ def composed(model: HybridLM, disk: Disk) -> Program:
     stages, files = [], {}
     pieces = pieces_of(ARCHITECTURE, context=CONTEXT, chunk=CHUNK, quantisation=Quantisation())
     for name, piece, names in pieces:
-        module = piece.module({short: weights[long].float() for short, long in names.items()})
-        data, _ = lower(module, piece.example(), CHUNK, piece.takes_position, piece.states())
+        data = Templates(disk).lower(piece, {short: weights[long].float() for short, long in names.items()}).data
         file = disk.put(data)
         files[file] = len(data)
         stages.append(StageSpec(name=name, file=file, takes_position=piece.takes_position, state=piece.states()))
@@ -187,6 +186,15 @@ def _worst(steps, logits: Tensor) -> float:
     """The largest difference over both reported logits of every step."""
     pairs = [(s.token, s.logit) for s in steps], [(s.runner_up, s.runner_up_logit) for s in steps]
     return max(abs(logits[i, token].item() - logit) for side in pairs for i, (token, logit) in enumerate(side))
+
+
+@pytest.mark.parametrize("kind", ["embedding", "conv", "attention", "ffn", "head"])
+def test_every_kind_of_piece_has_a_template(kind: str, disk: Disk) -> None:
+    pieces = pieces_of(ARCHITECTURE, context=CONTEXT, chunk=CHUNK, quantisation=Quantisation())
+    piece = next(piece for _, piece, _ in pieces if piece.kind == kind)
+    lowered = Templates(disk).lower(piece, piece.random_weights())
+    assert lowered.plain == ""
+    assert len(lowered.data) > 1000
 
 
 @pytest.mark.parametrize("length", [1, 5, CHUNK, 2 * CHUNK + 7])
@@ -251,15 +259,6 @@ def test_linked_program_is_the_whole_model_lowered_at_once(
     assert [s.logit for s in ours] == pytest.approx([s.logit for s in theirs], rel=1e-5)
     assert four_bit.planned_memory <= planned * 1.05
     assert sum(four_bit.files.values()) <= len(data) * 1.05
-
-
-@pytest.mark.parametrize("kind", ["embedding", "conv", "attention", "ffn", "head"])
-def test_every_kind_of_piece_has_a_template(kind: str, disk: Disk) -> None:
-    pieces = pieces_of(ARCHITECTURE, context=CONTEXT, chunk=CHUNK, quantisation=Quantisation())
-    piece = next(piece for _, piece, _ in pieces if piece.kind == kind)
-    lowered = Templates(disk).lower(piece, piece.random_weights())
-    assert lowered.plain == ""
-    assert len(lowered.data) > 1000
 
 
 def test_candidates_share_what_they_have_in_common(
