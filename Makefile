@@ -65,7 +65,7 @@ test: ## Set up, then all checks and tests
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: bench-search
 bench-search: setup $(VENV)/.developer ## Our sampler beside Optuna's random one on a synthetic landscape

@@ -75,13 +75,6 @@ def lower_weights(piece: Piece, weights: modules.Weights, template: str) -> Lowe
     return Lowered(data, planned, why, built - start, time.perf_counter() - built)
 
 
-def lower_plainly(piece: Piece, weights: modules.Weights) -> Lowered:
-    """Lower one piece with these weights the plain way, which was asked for: `plain` is empty."""
-    start = time.perf_counter()
-    data, planned = lower(piece.module(weights), piece.example(), piece.chunk, piece.takes_position, piece.states())
-    return Lowered(data, planned, "", 0.0, time.perf_counter() - start)
-
-
 @lru_cache(maxsize=64)
 def _read(template: str) -> Kept:
     return Kept.model_validate_json(template)

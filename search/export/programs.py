@@ -162,7 +162,8 @@ def export_model(
     """The monolithic Program of a trained model: one file, one stage.
 
     A Packing gives the integers that were trained or searched; a Quantisation rounds the weights to nearest. Templates
-    are taken from `cache` and kept there; without one every piece is lowered the plain way.
+    are taken from `cache` and kept there, and pieces linked; without one the whole model is lowered at once, the plain
+    way, which is quicker where it has few layers and no other will be exported.
 
     Raises:
         CannotBeLowered: the phone's kernels have no operator for these numerics.
@@ -182,23 +183,39 @@ def export_model(
             kv_cache=kv_cache,
         )
     )
-    states = [(name, piece.states()) for name, piece, _ in pieces]
-    whole = _link(_lowered_parts(packing.weights(model), pieces, cache), states, store)
+    weights = packing.weights(model)
+    parts = _lowered_whole(weights, pieces) if cache is None else _lowered_parts(weights, pieces, cache)
+    whole = _link(parts, [(name, piece.states()) for name, piece, _ in pieces], store)
     return Program(**whole, **_facts(model.architecture, quantisation, context_length, prefill_chunk))
 
 
-def _lowered_parts(
-    weights: Mapping[str, Tensor], pieces: Sequence[tuple[str, Piece, dict[str, str]]], cache: BlockCache | None
-) -> "Iterator[Part]":
+_Pieces = Sequence[tuple[str, Piece, dict[str, str]]]
+
+
+def _lowered_parts(weights: Mapping[str, Tensor], pieces: _Pieces, cache: BlockCache) -> "Iterator[Part]":
     """Piece after piece, of which only one is held at a time."""
     from search.export.link import Part
-    from search.export.lowering import Templates, lower_plainly
+    from search.export.lowering import Templates
 
-    lower = lower_plainly if cache is None else Templates(cache).lower
+    templates = Templates(cache)
     for name, piece, parameters in pieces:
-        lowered = lower(piece, weights_of(piece, weights, parameters))
+        lowered = templates.lower(piece, weights_of(piece, weights, parameters))
         _warn_of(lowered)
         yield Part(name, lowered.data, piece.takes_position, piece.states())
+
+
+def _lowered_whole(weights: Mapping[str, Tensor], pieces: _Pieces) -> "Iterator[Part]":
+    """One part, which is the whole model."""
+    from search.export.link import Part
+    from search.export.lower import lower
+    from search.export.modules import Chain
+
+    modules = [piece.module(weights_of(piece, weights, parameters)) for _, piece, parameters in pieces]
+    arity = [(piece.takes_position, len(piece.states())) for _, piece, _ in pieces]
+    states = tuple(state for _, piece, _ in pieces for state in piece.states())
+    first = pieces[0][1]
+    data, _ = lower(Chain(modules, arity), first.example(), first.chunk, True, states)
+    yield Part("model", data, True, states)
 
 
 def _warn_of(lowered: "Lowered") -> None:

@@ -96,6 +96,7 @@ def monolithic(architecture: Architecture, disk: Disk) -> Program:
         prefill_chunk=CHUNK,
         quantisation=spec_of(architecture).quantisation,
         store=disk,  # type: ignore[arg-type]
+        cache=disk,
     )
     disk.put(key, program.model_dump_json())
     return program
