@@ -126,16 +126,19 @@ def test_a_damaged_program_fails(service: Service, runner: RunnerBundle, tmp_pat
     assert "not passed" in said
 
 
+def _copied(runner: RunnerBundle, directory: Path) -> Path:
+    directory.mkdir()
+    for file in runner.manifest.files:
+        (directory / file.name).write_bytes((runner.directory / file.name).read_bytes())
+    return directory
+
+
 @pytest.fixture
 def liar(runner: RunnerBundle, tmp_path: Path) -> Path:
     """The real runner behind a script that alters one logit of each row."""
-    directory = tmp_path / "liar"
-    directory.mkdir()
-    (directory / "fulcrum-runner").write_bytes((runner.directory / "fulcrum-runner").read_bytes())
+    directory = _copied(runner, tmp_path / "liar")
     (directory / "liar").write_text(LIAR)
-    files = tuple(
-        RunnerFile(name=name, sha256=hash_of(directory / name), executable=True) for name in ("fulcrum-runner", "liar")
-    )
+    files = (*runner.manifest.files, RunnerFile(name="liar", sha256=hash_of(directory / "liar"), executable=True))
     seal(directory, runner.manifest.model_copy(update={"files": files, "argv": ("{dir}/liar", "{plan}")}))
     return directory
 
@@ -150,9 +153,7 @@ def test_a_runner_that_lies_fails(service: Service, liar: Path, tmp_path: Path) 
 
 
 def test_a_runner_of_another_version_fails(service: Service, runner: RunnerBundle, tmp_path: Path) -> None:
-    directory = tmp_path / "old"
-    directory.mkdir()
-    (directory / "fulcrum-runner").write_bytes((runner.directory / "fulcrum-runner").read_bytes())
+    directory = _copied(runner, tmp_path / "old")
     old = runner.manifest.model_copy(update={"executorch": VERSION})
     (directory / MANIFEST).write_text(old.model_dump_json())
     with attached(service, directory, tmp_path) as serial:
