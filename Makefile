@@ -60,7 +60,9 @@ demo: ## Set up, then the main job: a search on a virtual phone, a winner, train
 
 .PHONY: test
 test: ## Set up, then all checks and tests
-	@start=$$(date +%s); $(MAKE) --no-print-directory setup chromium adbd java $(VENV)/.developer && echo "Set-up took $$(( $$(date +%s) - start )) s."
+	@start=$$(date +%s); $(MAKE) --no-print-directory host || exit; \
+	  $(MAKE) --no-print-directory chromium adbd java & tools=$$!; \
+	  $(MAKE) --no-print-directory setup $(VENV)/.developer && wait $$tools && echo "Set-up took $$(( $$(date +%s) - start )) s."
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
