@@ -41,6 +41,26 @@ class Attention(BaseModel):
 Operator = Annotated[ShortConv | Attention, Field(discriminator="operator")]
 
 
+class Yarn(BaseModel):
+    """A context stretched by YaRN (arXiv 2309.00071), always relative to the original one, never chained."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    factor: float = Field(ge=1, description="The longest context over the original one")
+    original: int = Field(ge=2, description="Positions that the model was first trained on")
+    fast: float = Field(default=32.0, gt=0, description="Pairs that turn this often within it are left alone")
+    slow: float = Field(default=1.0, gt=0, description="Pairs that turn less often than this are interpolated")
+
+
+class Rope(BaseModel):
+    """What determines every rotary table of a model."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    theta: float = Field(default=1e6, gt=0)
+    yarn: Yarn | None = None
+
+
 class Architecture(BaseModel):
     """Width, depth, FFN width and the operator of every block.
 
@@ -55,6 +75,7 @@ class Architecture(BaseModel):
     ffn_width: int = Field(ge=_GROUP, multiple_of=_GROUP)
     blocks: tuple[Operator, ...] = Field(min_length=1)
     rope_theta: float = Field(default=1e6, gt=0)
+    yarn: Yarn | None = Field(default=None, exclude_if=lambda yarn: yarn is None, description="A stretched context")
     norm_eps: float = Field(default=1e-5, gt=0)
     tied: bool = Field(
         default=True,
@@ -68,6 +89,11 @@ class Architecture(BaseModel):
             if isinstance(block, Attention) and (block.heads * block.head_dim) % _GROUP:
                 raise ValueError(f"heads x head_dim ({block.heads * block.head_dim}) must be a multiple of {_GROUP}")
         return self
+
+    @property
+    def rope(self) -> Rope:
+        """Its rotary position embeddings."""
+        return Rope(theta=self.rope_theta, yarn=self.yarn)
 
     @property
     def depth(self) -> int:

@@ -106,7 +106,7 @@ class _Solver:
 
 def _pass(model: HybridLM, batch: Batch) -> Pass:
     length = batch.inputs.shape[1]
-    return Pass(0, length, model.architecture.rope_theta, batch.inputs.device, batch.documents)
+    return Pass(0, length, model.architecture.rope, batch.inputs.device, batch.documents)
 
 
 def _hessians(

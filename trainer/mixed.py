@@ -104,8 +104,8 @@ def sensitivities(
 class _Probe:
     def __init__(self, model: HybridLM, batches: Sequence[Batch]) -> None:
         self._model, self._batches = model, batches
-        theta = model.architecture.rope_theta
-        self._passes = [Pass(0, b.inputs.shape[1], theta, b.inputs.device, b.documents) for b in batches]
+        rope = model.architecture.rope
+        self._passes = [Pass(0, b.inputs.shape[1], rope, b.inputs.device, b.documents) for b in batches]
         self._inputs = [[model.model.embed_tokens(batch.inputs) for batch in batches]]
         for layer in model.model.layers:
             self._inputs.append([layer(x, p, None) for x, p in zip(self._inputs[-1], self._passes, strict=True)])

@@ -11,25 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainer.architecture import Architecture, Attention, ShortConv
+from trainer.architecture import Architecture, Attention, Rope, ShortConv
 from trainer.cache import Cache, ConvState, KVState
-
-
-def rope(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of rotary position embeddings (arXiv 2104.09864), each [T, head_dim] in fp32, halves repeated.
-
-    `positions` is [T], any integer type.
-    """
-    exponents = torch.arange(0, head_dim, 2, dtype=torch.float32, device=positions.device) / head_dim
-    angles = positions.float()[:, None] * (1.0 / theta**exponents)
-    angles = torch.cat((angles, angles), dim=-1)
-    return angles.cos(), angles.sin()
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Apply `rope` tables [T, head_dim] to x [..., T, head_dim]; pairs are (i, i + head_dim/2)."""
-    first, second = x.chunk(2, dim=-1)
-    return x * cos.to(x.dtype) + torch.cat((-second, first), dim=-1) * sin.to(x.dtype)
+from trainer.rope import rotate, tables
 
 
 @dataclass
@@ -38,18 +22,18 @@ class Pass:
 
     start: int
     length: int
-    theta: float
+    rope: Rope
     device: torch.device
     documents: Tensor | None
-    _ropes: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    _tables: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     _mask: Tensor | None = None
 
-    def rope(self, head_dim: int) -> tuple[Tensor, Tensor]:
-        """The tables for these positions, made once per head_dim."""
-        if head_dim not in self._ropes:
+    def rotary(self, head_dim: int) -> tuple[Tensor, Tensor]:
+        """The rope tables for these positions, made once per head_dim."""
+        if head_dim not in self._tables:
             positions = torch.arange(self.start, self.start + self.length, device=self.device)
-            self._ropes[head_dim] = rope(positions, head_dim, self.theta)
-        return self._ropes[head_dim]
+            self._tables[head_dim] = tables(positions, head_dim, self.rope)
+        return self._tables[head_dim]
 
     def attention_mask(self) -> Tensor | None:
         """Who sees whom (True: sees), broadcastable to [B, heads, T, start+T]; None: plain causal or a single query."""
@@ -135,7 +119,7 @@ class AttentionOperator(nn.Module):
 
     def forward(self, h: Tensor, shared: Pass, state: KVState | None) -> Tensor:
         """h [B, T, width] -> [B, T, width]; keys and values are appended to `state` in place."""
-        cos, sin = shared.rope(self.head_dim)
+        cos, sin = shared.rotary(self.head_dim)
         q = rotate(self.q_layernorm(self._heads(self.q_proj(h))), cos, sin)
         k = rotate(self.k_layernorm(self._heads(self.k_proj(h))), cos, sin)
         v = self._heads(self.v_proj(h))
@@ -254,7 +238,7 @@ class HybridLM(nn.Module):
                 raise ValueError("packed documents and a cache cannot be used together")
             cache.reserve(length)
         start = 0 if cache is None else cache.length
-        shared = Pass(start, length, self.architecture.rope_theta, tokens.device, documents)
+        shared = Pass(start, length, self.architecture.rope, tokens.device, documents)
         x = self.model.embed_tokens(tokens)
         for index, layer in enumerate(self.model.layers):
             x = layer(x, shared, None if cache is None else cache.states[index])

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypedDict
 
 import torch
 from pydantic import Field
@@ -18,9 +18,9 @@ from device_agent.contracts import KvCache, Quantisation, Sha256, StateSpec, con
 from device_agent.contracts.base import Wire
 from search.errors import NoTemplate
 from search.numerics import refuse_unlowerable
-from trainer.architecture import Architecture, ShortConv
-from trainer.model import rope
+from trainer.architecture import Architecture, Rope, ShortConv
 from trainer.precision import EMBEDDING, HEAD
+from trainer.rope import tables
 
 if TYPE_CHECKING:
     from search.export import modules
@@ -63,7 +63,7 @@ class BasePiece(Wire, ABC):
 
     # Two settings of every number, at which a template is learnt: valid, also where some numbers are 1, and such that
     # different expressions in them come out differently (`explain` refuses what it cannot tell apart).
-    LEARNT_AT: ClassVar[tuple[dict[str, float], dict[str, float]]]
+    LEARNT_AT: ClassVar[tuple[dict[str, Any], dict[str, Any]]]
 
     @classmethod
     def _numbers(cls, kind: type) -> list[str]:
@@ -91,7 +91,7 @@ class BasePiece(Wire, ABC):
         first, second = (self._at(_COMMON[i] | numbers) for i, numbers in enumerate(self.LEARNT_AT))
         return first, second
 
-    def _at(self, numbers: dict[str, float]) -> Self:
+    def _at(self, numbers: dict[str, Any]) -> Self:
         group = {"group_size": numbers["group_size"]}
         alike = {
             name: p.model_copy(update=group) if p.group_size == self.quantisation.group_size else p
@@ -208,13 +208,13 @@ class AttentionPiece(BasePiece):
     kv_heads: int
     head_dim: int
     context: int
-    theta: float
+    rope: Rope
     eps: float
     kv_cache: KvCache = "float32"
 
     LEARNT_AT = (
-        {"heads": 9, "kv_heads": 3, "head_dim": 224, "context": 134, "theta": 1e4, "eps": 1e-5},
-        {"heads": 10, "kv_heads": 5, "head_dim": 192, "context": 202, "theta": 3e5, "eps": 3e-6},
+        {"heads": 9, "kv_heads": 3, "head_dim": 224, "context": 134, "rope": Rope(theta=1e4), "eps": 1e-5},
+        {"heads": 10, "kv_heads": 5, "head_dim": 192, "context": 202, "rope": Rope(theta=3e5), "eps": 3e-6},
     )
 
     @override
@@ -226,8 +226,8 @@ class AttentionPiece(BasePiece):
 
     @override
     def module(self, weights: "modules.Weights") -> nn.Module:
-        tables = rope(torch.arange(self.context), self.head_dim, self.theta)
-        return modules.Attention(weights, self.heads, self.eps, tables, self.quantisation, self.kv_cache)
+        rotary = tables(torch.arange(self.context), self.head_dim, self.rope)
+        return modules.Attention(weights, self.heads, self.eps, rotary, self.quantisation, self.kv_cache)
 
     @override
     def states(self) -> tuple[StateSpec, ...]:
@@ -337,7 +337,7 @@ def pieces_of(
                 kv_heads=block.kv_heads,
                 head_dim=block.head_dim,
                 context=context,
-                theta=a.rope_theta,
+                rope=a.rope,
                 eps=a.norm_eps,
                 kv_cache=kv_cache,
             )

@@ -10,11 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from trainer.architecture import Rope
 from trainer.generation.attention import TiledAttention
 from trainer.generation.plan import Plan
 from trainer.generation.rows import Rows, attention_tile, head, side_by_side, tile_of
 from trainer.generation.state import ConvSlots, KVSlots, slot_states
-from trainer.model import AttentionOperator, HybridLM, Layer, RMSNorm, ShortConvOperator, SwiGLU, rope
+from trainer.model import AttentionOperator, HybridLM, Layer, RMSNorm, ShortConvOperator, SwiGLU
+from trainer.rope import tables
 
 State = ConvSlots | KVSlots
 
@@ -58,7 +60,7 @@ class _Conv:
 
 
 class _Attention:
-    def __init__(self, operator: AttentionOperator, theta: float, context: int) -> None:
+    def __init__(self, operator: AttentionOperator, rope: Rope, context: int) -> None:
         self._in = side_by_side([operator.q_proj, operator.k_proj, operator.v_proj])
         self._out = side_by_side([operator.out_proj])
         self.maps = (self._in, self._out)
@@ -70,7 +72,7 @@ class _Attention:
         scaled = (q * self._head_dim**-0.5).expand(heads, -1)
         self._norm = torch.cat((scaled, k.expand(self._kv_heads, -1)))
         self._eps = operator.q_layernorm.eps
-        self._cos, sin = rope(torch.arange(context, device=q.device), self._head_dim, theta)
+        self._cos, sin = tables(torch.arange(context, device=q.device), self._head_dim, rope)
         half = self._head_dim // 2
         self._sin = torch.cat((-sin[:, :half], sin[:, half:]), dim=-1)
         self._attention = TiledAttention()
@@ -109,14 +111,14 @@ class _FeedForward:
 
 
 class _Layer:
-    def __init__(self, layer: Layer, theta: float, context: int) -> None:
+    def __init__(self, layer: Layer, rope: Rope, context: int) -> None:
         operator = layer.get_submodule(layer.operator_name)
         self.operator: _Operator
         if isinstance(operator, ShortConvOperator):
             self.operator = _Conv(operator)
         else:
             assert isinstance(operator, AttentionOperator)
-            self.operator = _Attention(operator, theta, context)
+            self.operator = _Attention(operator, rope, context)
         self.feed_forward = _FeedForward(layer.feed_forward)
         self._operator_norm, self._ffn_norm = _Norm(layer.operator_norm), _Norm(layer.ffn_norm)
 
@@ -135,7 +137,7 @@ class Decoder:
         self._layers: list[_Layer] = []
         for layer in model.model.layers:
             assert isinstance(layer, Layer)
-            self._layers.append(_Layer(layer, architecture.rope_theta, context))
+            self._layers.append(_Layer(layer, architecture.rope, context))
         self._norm = _Norm(model.model.embedding_norm)
         self._head = head(model)
         self.states: list[State] = slot_states(architecture, self.device)
