@@ -32,6 +32,14 @@ class Source(BaseModel):
     path: Path | None = Field(default=None, description="A file; none for the standard library")
     field: str = Field(default="text", description="JSONL and Parquet: where the text is")
     name: str | None = None
+    weight: float | None = Field(
+        default=None, gt=0, allow_inf_nan=False, description="Share of the training tokens; by size without one"
+    )
+
+    @property
+    def title(self) -> str:
+        """Short, for tables and metrics."""
+        return self.name or (self.path.stem if self.path else "stdlib")
 
     @property
     def label(self) -> str:

@@ -132,7 +132,7 @@ class Mixed:
         self.step += 1
         inputs, targets, documents = batch.inputs.clone(), batch.targets.clone(), batch.documents.clone()
         inputs[::4], targets[::4], documents[::4] = tokens[:, :-1], tokens[:, 1:], 0
-        return self._loss(model, Batch(inputs, targets, documents))
+        return self._loss(model, Batch(inputs, targets, documents, batch.indices))
 
 
 @torch.no_grad()
