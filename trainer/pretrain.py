@@ -11,8 +11,9 @@ from trainer.architecture import Architecture, Attention
 from trainer.checkpoint import seal
 from trainer.data import Batch
 from trainer.distil import distilled
-from trainer.engine import Loss, Recipe, hard_labels, train
+from trainer.engine import Loss, hard_labels, train
 from trainer.model import HybridLM
+from trainer.recipe import Recipe
 from trainer.stage import Outcome, Workspace
 
 

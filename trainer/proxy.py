@@ -6,9 +6,10 @@ import torch
 
 from trainer.architecture import Architecture
 from trainer.data import Corpus
-from trainer.engine import Recipe, Run, bits_per_byte, hard_labels, train
+from trainer.engine import Run, bits_per_byte, hard_labels, train
 from trainer.errors import CorpusError
 from trainer.model import HybridLM
+from trainer.recipe import Recipe
 
 _HELD_OUT_WINDOWS = 256
 # Many small steps rather than few large ones: with 8 sequences a step, deep models lag behind only for want of steps

@@ -12,13 +12,14 @@ from torch.optim import Optimizer
 from trainer.checkpoint import Quantised, seal
 from trainer.data import Batch
 from trainer.distil import forward_kl
-from trainer.engine import BETAS, Loss, Recipe, make_optimiser, parameter_groups, train
+from trainer.engine import BETAS, Loss, make_optimiser, parameter_groups, train
 from trainer.errors import CheckpointError
 from trainer.fake_quantise import masters, pack_trained, prepare_qat, rounders
 from trainer.model import HybridLM
 from trainer.options import QatOptions
 from trainer.precision import Scheme
 from trainer.quantise import quantised
+from trainer.recipe import Recipe
 from trainer.rounded import chosen
 from trainer.rounding import Noise, RoundedAdamW, in_bfloat16
 from trainer.scales import search_scales

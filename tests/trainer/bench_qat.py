@@ -32,7 +32,7 @@ from trainer.architecture import Architecture, Attention, ShortConv
 from trainer.calibrate import calibration
 from trainer.checkpoint import Checkpoint, seal
 from trainer.data import Batch, Corpus, prepare
-from trainer.engine import Loss, Recipe, Run, hard_labels, train
+from trainer.engine import Loss, Run, hard_labels, train
 from trainer.fake_quantise import masters, pack_trained
 from trainer.gptq import post_training
 from trainer.mixed import assign, sensitivities
@@ -41,6 +41,7 @@ from trainer.options import CANDIDATES
 from trainer.precision import FULL, Precision, Scheme
 from trainer.qat import Qat
 from trainer.quantise import quantised
+from trainer.recipe import Recipe
 from trainer.sources import Source
 
 ARCHITECTURE = Architecture(

@@ -14,10 +14,11 @@ import torch
 from trainer.architecture import Architecture, Attention, ShortConv
 from trainer.checkpoint import Checkpoint, Rolling, seal
 from trainer.data import Batch, Corpus
-from trainer.engine import Recipe, Run, bits_per_byte, hard_labels, train
+from trainer.engine import Run, bits_per_byte, hard_labels, train
 from trainer.errors import CheckpointError, Interrupted, TokenizerError, TrainingDiverged
 from trainer.model import HybridLM
 from trainer.qat import Qat
+from trainer.recipe import Recipe
 
 _RECIPE = Recipe(tokens=4 * 32 * 24, batch=4, sequence=32, learning_rate=1e-2, seed=5)
 
