@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from trainer.checkpoint import Rolling
 from trainer.data import Batch, Corpus
 from trainer.errors import Interrupted, TrainingDiverged
+from trainer.linear_cross_entropy import linear_cross_entropy, token_nats
 from trainer.model import HybridLM
 from trainer.recipe import Recipe
 
@@ -138,8 +138,8 @@ def parameter_groups(model: HybridLM, recipe: Recipe) -> list[dict[str, Any]]:
 
 def hard_labels(model: HybridLM, batch: Batch) -> Tensor:
     """Mean cross-entropy of the next token, in nats."""
-    logits = model(batch.inputs, documents=batch.documents)
-    return F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten())
+    h = model.hidden(batch.inputs, documents=batch.documents)
+    return linear_cross_entropy(*model.head_factors(h), batch.targets)
 
 
 @torch.no_grad()
@@ -149,8 +149,8 @@ def bits_per_byte(
     """Held-out loss: log2 loss summed over tokens / UTF-8 bytes of those tokens, over evenly spread windows."""
     nats, read = 0.0, 0
     for part in corpus.held_out(size=batch, sequence=sequence, windows=windows):
-        logits = model(part.inputs, documents=part.documents)
-        nats += F.cross_entropy(logits.flatten(0, 1), part.targets.flatten(), reduction="sum").item()
+        h = model.hidden(part.inputs, documents=part.documents)
+        nats += float(token_nats(*model.head_factors(h), part.targets).sum())
         read += int(corpus.token_bytes[part.targets].sum())
     return nats / math.log(2) / read
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainer.errors import QuantisationError
+from trainer.linear import Linear
 from trainer.model import HybridLM, TiedEmbedding
 from trainer.precision import EMBEDDING, HEAD, W4A8, Precision, Scheme
 from trainer.quantise import Packing, absmax_scale, as_bfloat16, bounds, group_size, pack, round_activations
@@ -136,15 +137,15 @@ def _activations(x: Tensor, wanted: bool) -> Tensor:
     return rounded
 
 
-class QatLinear(nn.Linear):
+class QatLinear(Linear):
     """A linear that trains under the rounding of deployment; its `weight` is the master, in the type it is kept in."""
 
     rounder: Rounder
     rounds_activations: bool
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., in] -> [..., out]."""
-        return F.linear(_activations(x, self.rounds_activations), self.rounder(self.weight))
+    def factors(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x and the weight, both rounded."""
+        return _activations(x, self.rounds_activations), self.rounder(self.weight)
 
 
 class QatEmbedding(TiedEmbedding):
@@ -159,9 +160,9 @@ class QatEmbedding(TiedEmbedding):
         rows: Tensor = self.rounder(self.weight, tokens)
         return rows
 
-    def project(self, h: Tensor) -> Tensor:
-        """[..., width] -> logits [..., vocab]."""
-        return F.linear(_activations(h, self.rounds_activations), self.head(self.weight))
+    def factors(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        """h and the weight, both rounded."""
+        return _activations(h, self.rounds_activations), self.head(self.weight)
 
 
 def prepare_qat(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from trainer.architecture import Architecture, Attention, Rope, ShortConv
 from trainer.cache import Cache, ConvState, KVState
+from trainer.linear import Linear, linear
 from trainer.rope import rotate, tables
 
 
@@ -75,9 +76,9 @@ class ShortConvOperator(nn.Module):
         super().__init__()
         width = architecture.width
         self.kernel = block.kernel
-        self.in_proj = nn.Linear(width, 3 * width, bias=False)
+        self.in_proj = Linear(width, 3 * width)
         self.conv = nn.Conv1d(width, width, block.kernel, groups=width, bias=False)
-        self.out_proj = nn.Linear(width, width, bias=False)
+        self.out_proj = Linear(width, width)
 
     def forward(self, h: Tensor, shared: Pass, state: ConvState | None) -> Tensor:
         """h [B, T, width] -> [B, T, width]; `state` is read and replaced by the last kernel-1 inputs."""
@@ -110,10 +111,10 @@ class AttentionOperator(nn.Module):
         width, queries, keys = architecture.width, block.heads * block.head_dim, block.kv_heads * block.head_dim
         self.head_dim = block.head_dim
         self.groups = block.heads // block.kv_heads
-        self.q_proj = nn.Linear(width, queries, bias=False)
-        self.k_proj = nn.Linear(width, keys, bias=False)
-        self.v_proj = nn.Linear(width, keys, bias=False)
-        self.out_proj = nn.Linear(queries, width, bias=False)
+        self.q_proj = Linear(width, queries)
+        self.k_proj = Linear(width, keys)
+        self.v_proj = Linear(width, keys)
+        self.out_proj = Linear(queries, width)
         self.q_layernorm = RMSNorm(block.head_dim, architecture.norm_eps)
         self.k_layernorm = RMSNorm(block.head_dim, architecture.norm_eps)
 
@@ -143,9 +144,9 @@ class SwiGLU(nn.Module):
 
     def __init__(self, width: int, inner: int) -> None:
         super().__init__()
-        self.w1 = nn.Linear(width, inner, bias=False)
-        self.w3 = nn.Linear(width, inner, bias=False)
-        self.w2 = nn.Linear(inner, width, bias=False)
+        self.w1 = Linear(width, inner)
+        self.w3 = Linear(width, inner)
+        self.w2 = Linear(inner, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, T, width] -> [B, T, width]."""
@@ -156,9 +157,9 @@ class SwiGLU(nn.Module):
 class TiedEmbedding(nn.Embedding):
     """One matrix [vocab, width] that reads tokens and, where the head is tied to it, writes logits."""
 
-    def project(self, h: Tensor) -> Tensor:
-        """h [..., width] -> logits [..., vocab]."""
-        return F.linear(h, self.weight)
+    def factors(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        """What logits are the product of: h [..., width], as the head takes it in, and its weight [vocab, width]."""
+        return h, self.weight
 
 
 # Operator kind -> (module, its name in transformers' Lfm2DecoderLayer).
@@ -201,7 +202,7 @@ class HybridLM(nn.Module):
         self.architecture = architecture
         self.model = Decoder(architecture)
         if not architecture.tied:
-            self.lm_head = nn.Linear(architecture.width, architecture.vocab_size, bias=False)
+            self.lm_head = Linear(architecture.width, architecture.vocab_size)
         self._initialise(seed)
 
     def forward(
@@ -227,8 +228,12 @@ class HybridLM(nn.Module):
 
     def logits(self, h: Tensor) -> Tensor:
         """What `hidden` gives, [..., width] -> [..., vocab]."""
-        out: Tensor = self.model.embed_tokens.project(h) if self.architecture.tied else self.lm_head(h)
-        return out
+        return linear(*self.head_factors(h))
+
+    def head_factors(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        """What `logits` are the product of: (h [..., width], weight [vocab, width]); so a loss need not store them."""
+        head: TiedEmbedding | Linear = self.model.embed_tokens if self.architecture.tied else self.lm_head
+        return head.factors(h)
 
     def hidden(self, tokens: Tensor, *, documents: Tensor | None = None, cache: Cache | None = None) -> Tensor:
         """What `forward` projects to logits: [B, T, width] after the final norm."""

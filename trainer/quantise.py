@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainer.architecture import Architecture
 from trainer.errors import QuantisationError
 from trainer.interop import fit
+from trainer.linear import Linear
 from trainer.model import HybridLM, TiedEmbedding
 from trainer.precision import EMBEDDING, FOUR, HEAD, W4A8, Precision, Scheme, matrices
 
@@ -176,14 +176,14 @@ def pack(model: HybridLM, scheme: Scheme = W4A8, scales: Mapping[str, Tensor] | 
     )
 
 
-class QuantisedLinear(nn.Linear):
+class QuantisedLinear(Linear):
     """A linear as it is deployed: `weight` holds the dequantised integers."""
 
     rounds_activations: bool
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., in] -> [..., out]."""
-        return F.linear(round_activations(x) if self.rounds_activations else x, self.weight)
+    def factors(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x as it is rounded, and the weight."""
+        return round_activations(x) if self.rounds_activations else x, self.weight
 
 
 class QuantisedEmbedding(TiedEmbedding):
@@ -192,9 +192,9 @@ class QuantisedEmbedding(TiedEmbedding):
     rounds_activations: bool
     head: Tensor
 
-    def project(self, h: Tensor) -> Tensor:
-        """[..., width] -> logits [..., vocab]."""
-        return F.linear(round_activations(h) if self.rounds_activations else h, self.head)
+    def factors(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        """h as it is rounded, and the head's weight."""
+        return round_activations(h) if self.rounds_activations else h, self.head
 
 
 @torch.no_grad()

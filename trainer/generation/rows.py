@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from trainer.generation.errors import NotReproducible
 from trainer.generation.plan import TILE
+from trainer.linear import Linear as ModelLinear
 from trainer.model import HybridLM, TiedEmbedding
 from trainer.quantise import QuantisedEmbedding, QuantisedLinear, round_activations
 
@@ -63,7 +64,7 @@ def side_by_side(modules: Sequence[nn.Module]) -> Rows:
     """
     kinds = {(type(module), getattr(module, "rounds_activations", False)) for module in modules}
     (kind, rounds), *others = kinds
-    if others or kind not in (nn.Linear, QuantisedLinear):
+    if others or kind not in (ModelLinear, QuantisedLinear):
         return lambda x: torch.cat([module(x) for module in modules], dim=-1)
     weights = [module.weight for module in modules]
     return Linear(torch.cat([weight.detach() for weight in weights if isinstance(weight, Tensor)]), rounds=rounds)
@@ -78,7 +79,7 @@ def head(model: HybridLM) -> Rows:
         return Linear(embedding.weight)
     if type(embedding) is QuantisedEmbedding:
         return Linear(embedding.head, rounds=embedding.rounds_activations)
-    return embedding.project
+    return model.logits
 
 
 def padded(rows: int, tile: int) -> int:
