@@ -51,6 +51,12 @@ class Yarn(BaseModel):
     fast: float = Field(default=32.0, gt=0, description="Pairs that turn this often within it are left alone")
     slow: float = Field(default=1.0, gt=0, description="Pairs that turn less often than this are interpolated")
 
+    @model_validator(mode="after")
+    def _fast_is_faster(self) -> "Yarn":
+        if self.fast <= self.slow:
+            raise ValueError(f"fast ({self.fast}) must be more than slow ({self.slow})")
+        return self
+
 
 class Rope(BaseModel):
     """What determines every rotary table of a model."""

@@ -4,6 +4,7 @@ Nothing of transformers is imported: the files are plain, and this is the one pl
 """
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,9 +17,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from trainer.architecture import Architecture, Attention, ShortConv
+from trainer.architecture import Architecture, Attention, ShortConv, Yarn
 from trainer.errors import CheckpointError, UnsupportedArchitecture
 from trainer.model import HybridLM
+from trainer.rope import attention_factor
 
 _LARGEST_CONTEXT = 128_000  # Lfm2's own default; the weights do not depend on it
 _DEFAULT_THETA = 1e6
@@ -65,8 +67,8 @@ def to_config(architecture: Architecture, *, end_of_text: int | None = None, dty
         "conv_L_cache": kernel,
         "conv_bias": False,
         "norm_eps": architecture.norm_eps,
-        "max_position_embeddings": _LARGEST_CONTEXT,
-        "rope_parameters": {"rope_type": "default", "rope_theta": architecture.rope_theta},
+        "max_position_embeddings": _longest(architecture.yarn),
+        "rope_parameters": _rope_parameters(architecture),
         "tie_word_embeddings": architecture.tied,
         "use_cache": True,
         "bos_token_id": None,
@@ -79,7 +81,7 @@ def from_config(config: dict[str, Any]) -> Architecture:
     """The architecture that an Lfm2 config.json describes; older spellings of its fields are understood.
 
     Raises:
-        UnsupportedArchitecture: another model type, scaled rope, biases.
+        UnsupportedArchitecture: another model type, rope scaled otherwise than by YaRN, biases.
         CheckpointError: a field is missing or impossible.
     """
     config = _DEFAULTS | config
@@ -98,7 +100,8 @@ def from_config(config: dict[str, Any]) -> Architecture:
             width=width,
             ffn_width=_ffn_width(config),
             blocks=tuple(operators[kind]() for kind in _kinds(config, depth)),
-            rope_theta=_rope(config).get("rope_theta", _DEFAULT_THETA),
+            rope_theta=_rope(config)["rope_theta"],
+            yarn=_yarn(config),
             norm_eps=config["norm_eps"],
             tied=bool(config.get("tie_embedding", config["tie_word_embeddings"])),  # the former is its older spelling
         )
@@ -235,8 +238,54 @@ def _only(name: str, values: set[int], default: int) -> int:
     return values.pop() if values else default
 
 
+def _longest(yarn: Yarn | None) -> int:
+    return _LARGEST_CONTEXT if yarn is None else round(yarn.factor * yarn.original)
+
+
+def _rope_parameters(architecture: Architecture) -> dict[str, Any]:
+    plain = {"rope_type": "default", "rope_theta": architecture.rope_theta}
+    yarn = architecture.yarn
+    if yarn is None:
+        return plain
+    return plain | {
+        "rope_type": "yarn",
+        "factor": yarn.factor,
+        "original_max_position_embeddings": yarn.original,
+        "beta_fast": yarn.fast,
+        "beta_slow": yarn.slow,
+    }
+
+
+def _yarn(config: dict[str, Any]) -> Yarn | None:
+    """What absent fields mean is as in transformers' modeling_rope_utils."""
+    rope = _rope(config)
+    if rope["rope_type"] != "yarn":
+        return None
+    longest = config.get("max_position_embeddings", _LARGEST_CONTEXT)
+    original = config.get("original_max_position_embeddings", rope.get("original_max_position_embeddings", longest))
+    factor = longest / original if rope["factor"] is None else rope["factor"]
+    yarn = Yarn(factor=factor, original=original, fast=rope.get("beta_fast") or 32.0, slow=rope.get("beta_slow") or 1.0)
+    told = _attention_factor(rope, factor)
+    if told is not None and not math.isclose(told, attention_factor(yarn), rel_tol=1e-7):
+        raise UnsupportedArchitecture(
+            f"yarn's attention factor is {told}, not the {attention_factor(yarn):.6f} that follows from its factor",
+            advice="only YaRN's own temperature can be loaded",
+        )
+    return yarn
+
+
+def _attention_factor(rope: dict[str, Any], factor: float) -> float | None:
+    """What the fields say of it; None: nothing, it is YaRN's own."""
+    told: float | None = rope.get("attention_factor")
+    many, every = rope.get("mscale"), rope.get("mscale_all_dim")
+    if told is not None or not (many and every):
+        return told
+    above, below = (0.1 * scale * math.log(max(factor, 1.0)) + 1.0 for scale in (many, every))
+    return float(above / below)
+
+
 def _rope(config: dict[str, Any]) -> dict[str, Any]:
-    nested = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    nested = config.get("rope_scaling") or config.get("rope_parameters") or {}  # transformers' order
     kind = nested.get("rope_type", nested.get("type", "default"))  # `type` is the older spelling
     return {"rope_theta": config.get("rope_theta", _DEFAULT_THETA), **nested, "rope_type": kind}
 
@@ -279,7 +328,10 @@ def _refuse_unknown(config: dict[str, Any]) -> None:
     refusals = {
         f"model_type is {config.get('model_type')!r}, not 'lfm2'": config.get("model_type") != "lfm2",
         "conv_bias is set: the convolutions have biases": config["conv_bias"],
-        f"rope_type is {rope['rope_type']!r}: rope is scaled": rope["rope_type"] != "default",
+        f"rope_type is {rope['rope_type']!r}: rope is scaled": rope["rope_type"] not in ("default", "yarn"),
+        "truncate is false: YaRN's ramp begins between two pairs": rope["rope_type"] == "yarn"
+        and not rope.get("truncate", True),
+        "partial_rotary_factor is set: heads are rotated in part": rope.get("partial_rotary_factor") not in (None, 1),
         "theta is given without rope_theta": alone and config["theta"] != _DEFAULT_THETA,
     }
     for reason, holds in refusals.items():

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from trainer.architecture import Architecture, Attention, Rope, ShortConv
 from trainer.cache import Cache, ConvState, KVState
 from trainer.linear import Linear, linear
+from trainer.long_attention import LONG, attend, spans
 from trainer.rope import rotate, tables
 
 
@@ -28,6 +29,7 @@ class Pass:
     documents: Tensor | None
     _tables: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     _mask: Tensor | None = None
+    _spans: list[list[int]] | None = None
 
     def rotary(self, head_dim: int) -> tuple[Tensor, Tensor]:
         """The rope tables for these positions, made once per head_dim."""
@@ -47,6 +49,12 @@ class Pass:
                 same = self.documents[:, :, None] == self.documents[:, None, :]
                 self._mask = (self._mask & same)[:, None]
         return self._mask
+
+    def spans(self) -> list[list[int]] | None:
+        """Lengths of each row's documents, where a mask to keep them apart would be too large."""
+        if self.documents is not None and self.length >= LONG and self._spans is None:
+            self._spans = spans(self.documents)
+        return self._spans
 
     def same_document(self, lag: int) -> Tensor | None:
         """Whether position t and t-lag are of one document, [B, T, 1] bool; None without documents."""
@@ -129,11 +137,16 @@ class AttentionOperator(nn.Module):
             state.keys[:, :, shared.start : end] = k
             state.values[:, :, shared.start : end] = v
             k, v = state.keys[:, :, :end], state.values[:, :, :end]
+        out: Tensor = self.out_proj(self._mixed(q, k, v, shared).transpose(1, 2).flatten(2))
+        return out
+
+    def _mixed(self, q: Tensor, k: Tensor, v: Tensor, shared: Pass) -> Tensor:
+        lengths = shared.spans()
+        if lengths is not None:
+            return attend(q, k, v, lengths)
         mask = shared.attention_mask()
         causal = mask is None and shared.length > 1
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=self.groups > 1)
-        out: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))
-        return out
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=self.groups > 1)
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.view(*x.shape[:-1], -1, self.head_dim).transpose(1, 2)

@@ -50,4 +50,4 @@ def _ramp(head_dim: int, theta: float, yarn: Yarn) -> Tensor:
     low = max(math.floor(pair(yarn.fast)), 0)
     high = min(math.ceil(pair(yarn.slow)), head_dim - 1)
     places = torch.arange(head_dim // 2, dtype=torch.float32)
-    return ((places - low) / max(high - low, 1e-3)).clamp(0, 1)
+    return ((places - low) / ((high - low) or 1e-3)).clamp(0, 1)

@@ -168,7 +168,7 @@ def test_what_lfm2_cannot_express_is_refused_by_name(
     [
         ({"model_type": "llama"}, "model_type"),
         ({"conv_bias": True}, "biases"),
-        ({"rope_parameters": {"rope_type": "yarn", "factor": 8}}, "yarn"),
+        ({"rope_parameters": {"rope_type": "llama3", "factor": 8}}, "llama3"),
         ({"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2.0}}, "linear"),
         ({"rope_parameters": None, "theta": 777.0}, "theta"),
         ({"conv_L_cache": 17}, "conv_L_cache: .* less than or equal to 16"),

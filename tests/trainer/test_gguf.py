@@ -13,7 +13,7 @@ from gguf import GGUFReader, TokenType
 from gguf.quants import dequantize
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from trainer.architecture import Architecture, Attention, ShortConv
+from trainer.architecture import Architecture, Attention, ShortConv, Yarn
 from trainer.errors import CheckpointError, QuantisationError, TokenizerError, UnsupportedArchitecture
 from trainer.gguf import WeightType, save_gguf
 from trainer.gguf.blocks import q4_0
@@ -130,6 +130,25 @@ def test_llama_cpp_finds_the_shape(model: HybridLM, tmp_path: Path) -> None:
         "attention.layer_norm_rms_epsilon": pytest.approx(1e-5),
     }
     assert {name: fields[f"lfm2.{name}"] for name in expected} == expected
+
+
+def test_a_stretched_context_is_told_as_llama_cpp_reads_it(tmp_path: Path) -> None:
+    plain = _architecture(_CONV, _ATTENTION)
+    stretched = plain.model_copy(update={"yarn": Yarn(factor=8, original=4096, fast=24)})
+    told, before = (
+        _read(save_gguf(HybridLM(architecture), tmp_path / "a.gguf", tokenizer=None).file)[0]
+        for architecture in (stretched, plain)
+    )
+    scaling = {name.removeprefix("lfm2.rope.scaling."): value for name, value in told.items() if "scaling" in name}
+    assert scaling == {
+        "type": "yarn",
+        "factor": 8,
+        "original_context_length": 4096,
+        "yarn_beta_fast": 24,
+        "yarn_beta_slow": 1,
+    }
+    assert told["lfm2.context_length"] == 32_768
+    assert not any("scaling" in name for name in before)
 
 
 def test_the_tokenizer_goes_along(model: HybridLM, tokenizer: Tokenizer, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from gguf import MODEL_ARCH, MODEL_ARCH_NAMES, GGMLQuantizationType, GGUFWriter, LlamaFileType
+from gguf import MODEL_ARCH, MODEL_ARCH_NAMES, GGMLQuantizationType, GGUFWriter, LlamaFileType, RopeScalingType
 from gguf.constants import GGML_QUANT_VERSION
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
@@ -170,6 +170,13 @@ def _describe(writer: GGUFWriter, architecture: Architecture) -> None:
     writer.add_value_length(config["head_dim"])
     writer.add_rope_dimension_count(config["head_dim"])
     writer.add_rope_freq_base(architecture.rope_theta)
+    if architecture.yarn is not None:
+        # llama.cpp derives the attention temperature from the factor, as the paper and we do (ggml's rope_yarn).
+        writer.add_rope_scaling_type(RopeScalingType.YARN)
+        writer.add_rope_scaling_factor(architecture.yarn.factor)
+        writer.add_rope_scaling_orig_ctx_len(architecture.yarn.original)
+        writer.add_rope_scaling_yarn_beta_fast(architecture.yarn.fast)
+        writer.add_rope_scaling_yarn_beta_slow(architecture.yarn.slow)
     writer.add_layer_norm_rms_eps(architecture.norm_eps)
     writer.add_vocab_size(architecture.vocab_size)
     writer.add_shortconv_l_cache(config["conv_L_cache"])
