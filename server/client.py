@@ -26,6 +26,7 @@ from server.api.views import (
     RunView,
     SearchView,
     SelfCheckView,
+    StageMetrics,
 )
 from server.errors import RemoteFault
 from server.runs import RunSpec
@@ -179,6 +180,20 @@ class Client:
     def run(self, run: str) -> RunView:
         """One run."""
         return self._get(f"/v1/runs/{_part(run)}", RunView)
+
+    def run_metrics(
+        self,
+        run: str,
+        *,
+        stage: int | None = None,
+        names: tuple[str, ...] = (),
+        since: int = 0,
+        limit: int | None = None,
+    ) -> list[StageMetrics]:
+        """What a run's stages told of themselves: all, or those named, after `since` tokens, `limit` points a stage."""
+        wanted = {"stage": stage, "name": names or None, "since": since or None, "limit": limit}
+        query = {name: value for name, value in wanted.items() if value is not None}
+        return self._list(f"/v1/runs/{_part(run)}/metrics", StageMetrics, query)
 
     def runs(self) -> list[RunView]:
         """Every run, newest first."""

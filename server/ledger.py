@@ -8,11 +8,11 @@ from sqlalchemy.orm import Session
 
 from device_agent.contracts import Generation, Profile, Program, Sha256
 from search.candidate import Candidate, Verdict
-from server import events
+from server import events, metrics
 from server.claims import held
 from server.clock import Clock, utc_now
 from server.database import Database
-from server.runs import Progress, StageRecord, TokenCheck
+from server.runs import MetricPoint, Progress, StageRecord, TokenCheck
 from server.tables import CandidateRow, ExportedBlockRow, RunRow, SearchRow, StageRow
 
 
@@ -111,6 +111,15 @@ class RunLedger:
         """Say where the run is."""
         self._told = Progress(message=message, done=done, total=total)
         self._set(progress_json=self._told.model_dump_json())
+
+    def trained(self, position: int, point: MetricPoint, message: str, total: int) -> None:
+        """A point of the metrics of the stage at `position`, and where the run is with it: all at once."""
+        self._told = Progress(message=message, done=point.tokens, total=total)
+        with self._database.write() as session:
+            row = self._held(session)
+            metrics.note(session, self._run, position, point)
+            row.progress_json = self._told.model_dump_json()
+            self._tell(session, row)
 
     def waiting(self, why: str | None) -> None:
         """Say instead what a job waits for; None says again where the run is."""

@@ -23,8 +23,8 @@ def _config(url: str) -> Config:
     return config
 
 
-def upgrade(url: str) -> None:
-    """From wherever the database is (empty too) to head; safe to call at every start.
+def upgrade(url: str, revision: str = "head") -> None:
+    """From wherever the database is (empty too) to `revision`; safe to call at every start.
 
     Raises:
         DatabaseUnusable: nobody answers there, or its tables are none that this version knows.
@@ -32,7 +32,7 @@ def upgrade(url: str) -> None:
     if url.startswith("sqlite:///"):
         Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     try:
-        command.upgrade(_config(url), "head")
+        command.upgrade(_config(url), revision)
     except (SQLAlchemyError, CommandError) as error:
         reason = str(getattr(error, "orig", None) or error).splitlines()[0]
         raise DatabaseUnusable(

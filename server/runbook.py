@@ -6,8 +6,8 @@ from sqlalchemy.orm import Session
 from device_agent.contracts import Fault, Generation, Program
 from search.candidate import Candidate, Verdict
 from search.spec import SearchSpec
-from server import events, idempotency
-from server.api.views import RunView
+from server import events, idempotency, metrics
+from server.api.views import RunView, StageMetrics
 from server.clock import Clock, Ids, new_id, utc_now
 from server.database import Database
 from server.errors import NotFound, NoWinner
@@ -15,6 +15,7 @@ from server.ledger import load_profiles, stages_of
 from server.queue.store import JobQueue
 from server.runs import Progress, RunSpec, StageRecord, TokenCheck, WorkState
 from server.searches import require_phone, search_row
+from server.series import LIMIT
 from server.tables import CandidateRow, RunRow, SearchRow, StageRow
 from trainer.architecture import Architecture
 
@@ -76,6 +77,31 @@ class Runbook:
         """
         with self._database.read() as session:
             return _view(session, _row(session, run))
+
+    def metrics(
+        self, run: str, *, stage: int | None = None, names: tuple[str, ...] = (), since: int = 0, limit: int = LIMIT
+    ) -> list[StageMetrics]:
+        """What a run's stages told of themselves, or the one at position `stage`; see `server.metrics.series`.
+
+        Raises:
+            NotFound: no such run, or no such stage of it.
+        """
+        with self._database.read() as session:
+            _row(session, run)
+            stages = stages_of(session, run)
+            if stage is not None and stage >= len(stages):
+                raise NotFound(
+                    f"run {run} has no stage {stage}", advice=f"Its stages are 0 to {len(stages) - 1}, in their order."
+                )
+            return [
+                StageMetrics(
+                    position=position,
+                    name=record.name,
+                    points=metrics.series(session, run, position, since=since, names=names, limit=limit),
+                )
+                for position, record in enumerate(stages)
+                if stage in (None, position)
+            ]
 
     def all(self) -> list[RunView]:
         """Every run, newest first."""

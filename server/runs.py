@@ -3,7 +3,7 @@
 from enum import StrEnum
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from trainer.options import PtqOptions, QatOptions
 
@@ -88,6 +88,16 @@ class StageRecord(_Value):
     after: dict[str, float] = Field(default_factory=dict)
     seconds: float | None = None
     checkpoint: str | None = Field(default=None, description="Path inside the run's directory")
+
+
+class MetricPoint(_Value):
+    """What a stage told of itself after so many tokens."""
+
+    tokens: int = Field(description="Trained on so far, in this stage")
+    at: AwareDatetime
+    values: dict[str, float | None] = Field(
+        description="By name: loss, bits_per_byte, tokens_per_second, ...; null for what was no finite number"
+    )
 
 
 class NearTie(_Value):

@@ -176,6 +176,18 @@ class StageRow(Base):
     body_json: Mapped[str]
 
 
+class MetricRow(Base):
+    """A point of a stage's metrics; what it holds of them is JSON, by name."""
+
+    __tablename__ = "metrics"
+
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
+    position: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    tokens: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    at: Mapped[datetime]
+    values_json: Mapped[str]
+
+
 class JobRow(Base):
     """Work for one phone. `server.queue.machine` says how it moves."""
 

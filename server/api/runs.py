@@ -1,11 +1,14 @@
 """Runs: trainings of a candidate."""
 
-from fastapi import APIRouter, Response
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
 
 from server.api.deps import IdempotencyKey, IdPath, ServicesDep
 from server.api.problems import RESPONSES
-from server.api.views import RunView
+from server.api.views import RunView, StageMetrics
 from server.runs import RunSpec
+from server.series import LIMIT
 
 router = APIRouter(prefix="/v1/runs", tags=["runs"], responses=RESPONSES)
 
@@ -29,6 +32,23 @@ def list_runs(services: ServicesDep) -> list[RunView]:
 def get_run(run: IdPath, services: ServicesDep) -> RunView:
     """One run."""
     return services.runbook.view(run)
+
+
+@router.get("/{run}/metrics", operation_id="get_run_metrics")
+def get_run_metrics(
+    run: IdPath,
+    services: ServicesDep,
+    stage: Annotated[
+        int | None, Query(ge=0, lt=2**31, description="Position of a stage, from 0; all without it")
+    ] = None,
+    name: Annotated[
+        tuple[str, ...], Query(max_length=100, description="A metric to show; again for more; all without it")
+    ] = (),
+    since: Annotated[int, Query(ge=0, lt=2**63, description="Only points after so many tokens of their stage")] = 0,
+    limit: Annotated[int, Query(ge=2, le=LIMIT, description="At most so many points a stage, evenly spread")] = LIMIT,
+) -> list[StageMetrics]:
+    """The metrics of a run's stages as they train: loss, bits per byte held out, tokens per second, ..."""
+    return services.runbook.metrics(run, stage=stage, names=name, since=since, limit=limit)
 
 
 @router.post("/{run}/cancel", operation_id="cancel_run")

@@ -21,7 +21,7 @@ from device_agent.contracts import (
 from device_agent.contracts.base import MAX_TEXT
 from search.candidate import Candidate, Verdict
 from search.spec import SearchSpec
-from server.runs import Progress, RunSpec, StageRecord, TokenCheck, WorkState
+from server.runs import MetricPoint, Progress, RunSpec, StageRecord, TokenCheck, WorkState
 from trainer.architecture import Architecture
 
 TextFormat = Literal["text", "jsonl", "parquet"]
@@ -248,6 +248,14 @@ class RunView(View):
     check: TokenCheck | None
     text: str | None = Field(description="The prompt's continuation, as the phone made it")
     fault: Fault | None
+
+
+class StageMetrics(View):
+    """What one stage of a run told of itself; never more than 1,000 points, thinned evenly with its ends kept."""
+
+    position: int = Field(description="Of the stage in its run, from 0")
+    name: str
+    points: tuple[MetricPoint, ...] = Field(description="By rising tokens")
 
 
 class EventView(View):

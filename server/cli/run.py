@@ -1,5 +1,6 @@
 """`fulcrum run`: train a winner, and hear it on the phone."""
 
+import sys
 from typing import Annotated
 
 import typer
@@ -7,6 +8,8 @@ import typer
 from server.cli.options import DEFAULT_SERVER, JsonOption, ServerOption, connect
 
 app = typer.Typer(no_args_is_help=True)
+
+_SHOWN = 200  # points that a line of bars is made of
 
 Id = Annotated[str, typer.Argument(help="The run's id, from `fulcrum run list`.")]
 
@@ -104,17 +107,55 @@ def list_(server: ServerOption = DEFAULT_SERVER, json: JsonOption = False) -> No
 
 @app.command("show")
 def show_(run: Id, server: ServerOption = DEFAULT_SERVER, json: JsonOption = False) -> None:
-    """One run: its stages, its figures on the phone, and what it said.
+    """One run: its stages, its last metrics, its figures on the phone, and what it said.
 
     Example:
 
         fulcrum run show 9a1b...
     """
+    from server.cli import metrics as metrics_
     from server.cli import show
 
     with connect(server) as client:
         view = client.run(run)
-    show.as_json(view) if json else show.run(view)
+        series = [] if json else client.run_metrics(run, limit=_SHOWN)
+    if json:
+        show.as_json(view)
+        return
+    show.run(view)
+    if told := metrics_.latest(series):
+        metrics_.table(told)
+
+
+@app.command()
+def metrics(
+    run: Id,
+    stage: Annotated[str | None, typer.Option(help="Name of a stage or its position, from 0; all without it.")] = None,
+    name: Annotated[list[str] | None, typer.Option(help="A metric, as loss; again for more; all without it.")] = None,
+    points: Annotated[int, typer.Option(min=2, max=1000, help="At most so many of each stage, evenly spread.")] = 1000,
+    csv: Annotated[bool, typer.Option("--csv", help="Print a line a point.")] = False,
+    server: ServerOption = DEFAULT_SERVER,
+    json: JsonOption = False,
+) -> None:
+    """What a run's stages told as they trained: loss, bits per byte held out, tokens/s, gradient norm, ...
+
+    Example:
+
+        fulcrum run metrics 9a1b... --stage pretrain --name loss --name bits_per_byte --csv > pretrain.csv
+    """
+    from server.cli import metrics as metrics_
+    from server.cli import show
+
+    with connect(server) as client:
+        series = client.run_metrics(run, names=tuple(name or ()), limit=points)
+    series = metrics_.chosen(series, stage)
+    if json:
+        show.as_json(series)
+    elif csv:
+        metrics_.as_csv(series, sys.stdout)
+    else:
+        for each in series:
+            metrics_.table(each)
 
 
 @app.command()

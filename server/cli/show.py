@@ -209,16 +209,13 @@ def runs(views: Iterable[RunView]) -> None:
 
 def run(view: RunView) -> None:
     """A run: its stages, and what the phone said."""
-    table = new_table(f"Run {view.id} ({view.state})", "stage", "state", ">before", ">after", ">seconds")
+    table = new_table(f"Run {view.id} ({view.state})", "stage", "state", "figure", ">before", ">after", ">seconds")
     for stage in view.stages:
-        before, after = (figures.get("bits_per_byte") for figures in (stage.before, stage.after))
-        table.add_row(
-            stage.name,
-            stage.state,
-            "" if before is None else f"{before:.3f} bits/byte",
-            "" if after is None else f"{after:.3f} bits/byte",
-            "" if stage.seconds is None else f"{stage.seconds:.0f}",
-        )
+        spent = "" if stage.seconds is None else f"{stage.seconds:.0f}"
+        names = list(dict.fromkeys((*stage.before, *stage.after))) or [""]
+        for place, name in enumerate(names):
+            head, tail = ((stage.name, stage.state), spent) if place == 0 else (("", ""), "")
+            table.add_row(*head, escape(name), _figure(stage.before, name), _figure(stage.after, name), tail)
     console.print(table)
     for serial, profile in view.profiles.items():
         note = " (virtual: this host's milliseconds)" if view.generation and view.generation.virtual else ""
@@ -242,17 +239,22 @@ def run(view: RunView) -> None:
         )
 
 
+def _figure(figures: dict[str, float], name: str) -> str:
+    return number(figures[name]) if name in figures else ""
+
+
 def check_steps(serial: str, steps: Sequence[CheckStep]) -> None:
     """The steps of a self-check, with their figures."""
     table = new_table(f"Self-check of {serial}", "step", "", "what was seen", "figures")
     for step in steps:
-        figures = ", ".join(f"{name} {_number(value)}" for name, value in step.figures.items())
+        figures = ", ".join(f"{name} {number(value)}" for name, value in step.figures.items())
         table.add_row(step.name, "[green]ok[/]" if step.ok else "[red]FAILED[/]", escape(step.message), figures)
     console.print(table)
 
 
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"  # bytes are whole, milliseconds are not
+def number(value: float) -> str:
+    """About four digits; bytes are whole, milliseconds are not."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def self_check(check: SelfCheckView) -> None:

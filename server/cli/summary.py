@@ -115,10 +115,7 @@ def show_summary(report: dict[str, Any]) -> None:
     )
     table.add_row("front", f"{len(report['front'])} of {report['candidates']['done']} candidates")
     for stage in report["stages"]:
-        table.add_row(
-            stage["name"],
-            f"{stage['before']:.3f} -> {stage['after']:.3f} bits per byte held out, {stage['seconds']:.0f} s",
-        )
+        table.add_row(stage["name"], _trained(stage))
     virtual = " (virtual: the milliseconds are this host's)" if report["phone"]["virtual"] else ""
     checked = "self-check passed" if report["phone"]["self_check"] else "self-check NOT passed"
     table.add_row("phone", f"{report['phone']['name']}{virtual}, {checked}")
@@ -156,6 +153,20 @@ def show_summary(report: dict[str, Any]) -> None:
     )
     table.add_row("total", f"{seconds['total'] / 60:.1f} minutes")
     console.print(table)
+
+
+def _gain(figures: dict[str, dict[str, float]], name: str) -> str:
+    return " -> ".join(f"{figures[when][name]:.3f}" for when in ("before", "after") if name in figures[when])
+
+
+def _trained(stage: dict[str, Any]) -> str:
+    """What a stage did to the bits per byte, of each source too where there are several, and how long it took."""
+    figures, mark = stage["figures"], "bits_per_byte/"
+    sources = [
+        f"{name.removeprefix(mark)} {_gain(figures, name)}" for name in figures["after"] if name.startswith(mark)
+    ]
+    listed = f" ({', '.join(sources)})" if len(sources) > 1 else ""
+    return f"{_gain(figures, 'bits_per_byte')} bits per byte held out{listed}, {stage['seconds']:.0f} s"
 
 
 def _spent(total: float, report: dict[str, Any]) -> str:

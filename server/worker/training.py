@@ -2,7 +2,6 @@
 
 import os
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,18 +15,20 @@ from server.claims import ClaimedRun
 from server.errors import Cancelled
 from server.ledger import RunLedger, SqlBlockCache
 from server.ports import PhoneBench
-from server.runs import StageRecord, StageRequest, WorkState
+from server.runs import StageRequest
+from server.series import Pace
 from server.services import Services
 from server.worker.check import check_tokens
 from server.worker.corpus import prepared
+from server.worker.telling import Telling
 from trainer import pipeline
 from trainer.checkpoint import Checkpoint
+from trainer.errors import TrainerError
 from trainer.pretrain import Pretrain, Teacher
 from trainer.ptq import Ptq
 from trainer.qat import Qat
-from trainer.stage import Outcome
 
-_REPORT_SECONDS = 0.5
+_LOOK_SECONDS = 0.5
 _Stage = Teacher | Pretrain | Qat | Ptq
 _KINDS: dict[str, type[_Stage]] = {"teacher": Teacher, "pretrain": Pretrain, "qat": Qat, "ptq": Ptq}
 
@@ -85,44 +86,25 @@ class _Run:
 
     def _train(self, corpus_directory: Path) -> Checkpoint:
         stages = [stage_of(request, self._search.quantisation) for request in self._claimed.spec.stages]
-        records = [StageRecord(name=stage.kind) for stage in stages]
-        for position, record in enumerate(records):
-            self._ledger.stage(position, record)
-        told = _Throttle(_REPORT_SECONDS)
-
-        def report(index: int, done: int, total: int, metrics: dict[str, float]) -> None:
-            if records[index].state is WorkState.QUEUED:
-                records[index] = records[index].model_copy(update={"state": WorkState.RUNNING})
-                self._ledger.stage(index, records[index])
-            if told.due():
-                loss = f", loss {metrics['loss']:.3f}" if "loss" in metrics else ""
-                message = f"stage {index + 1} of {len(stages)}: {stages[index].kind}{loss}"
-                self._ledger.progress(message, done, total)
-
-        def finished(index: int, outcome: Outcome) -> None:
-            update = {
-                "state": WorkState.SUCCEEDED,
-                "before": outcome.before,
-                "after": outcome.after,
-                "seconds": outcome.seconds,
-                "checkpoint": str(outcome.checkpoint),
-            }
-            records[index] = records[index].model_copy(update=update)
-            self._ledger.stage(index, records[index])
-
-        checkpoint, _ = pipeline.run(
-            stages,
-            self._claimed.architecture,
-            corpus_directory,
-            self._services.settings.home / "runs" / self._claimed.id,
-            report=report,
-            finished=finished,
-            should_stop=self._should_stop(),
-        )
+        directory = self._services.settings.home / "runs" / self._claimed.id
+        telling = Telling([stage.kind for stage in stages], self._ledger, directory / "tensorboard")
+        try:
+            checkpoint, _ = pipeline.run(
+                stages,
+                self._claimed.architecture,
+                corpus_directory,
+                directory,
+                report=telling.report,
+                finished=telling.finished,
+                should_stop=self._should_stop(),
+            )
+        except TrainerError:
+            telling.flush()  # the last figures before a training diverged say most
+            raise
         return checkpoint
 
     def _should_stop(self) -> Callable[[], bool]:
-        look = _Throttle(_REPORT_SECONDS)
+        look = Pace(_LOOK_SECONDS)
 
         def should_stop() -> bool:
             if self._stop.is_set():
@@ -175,17 +157,3 @@ def stage_of(request: StageRequest, quantisation: Quantisation) -> _Stage:
     if request.tokens is not None:
         given["tokens"] = request.tokens
     return _KINDS[request.name].model_validate(given)
-
-
-class _Throttle:
-    """Says yes at most once in so many seconds."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds, self._next = seconds, 0.0
-
-    def due(self) -> bool:
-        now = time.monotonic()
-        if now < self._next:
-            return False
-        self._next = now + self._seconds
-        return True

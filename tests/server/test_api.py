@@ -212,6 +212,13 @@ def test_candidates_show_the_front_so_far_and_then_the_verdicts(client: TestClie
     run = client.post("/v1/runs", json={"search": name})
     assert (run.status_code, run.json()["candidate"]) == (202, 1)
     assert [stage["name"] for stage in run.json()["stages"]] == ["teacher", "pretrain", "qat"]
+    metrics = f"/v1/runs/{run.json()['id']}/metrics"
+    assert client.get(f"{metrics}?stage=2&name=loss&name=bits_per_byte&since=7&limit=9").json() == [
+        {"position": 2, "name": "qat", "points": []}
+    ]
+    assert "0 to 2" in assert_problem(client.get(f"{metrics}?stage=3"), 404, "not-found")["advice"]
+    assert "limit" in assert_problem(client.get(f"{metrics}?limit=1001"), 422, "invalid-request")["detail"]
+    assert_problem(client.get("/v1/runs/none/metrics"), 404, "not-found")
     assert client.get(f"/v1/runs/{run.json()['id']}").json() == run.json()
     assert client.post(f"/v1/runs/{run.json()['id']}/cancel").json()["state"] == "cancelled"
 

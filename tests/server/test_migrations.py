@@ -29,6 +29,26 @@ def test_upgrade_again_keeps_what_is_there(settings: Settings) -> None:
     engine.dispose()
 
 
+def test_a_run_of_the_revision_before_is_kept_and_gets_metrics(empty_url: str) -> None:
+    url = Settings(database_url=empty_url).url
+    migrate.upgrade(url, "0003")
+    engine = create_engine(url)
+    work = "id, name, state, created_at, progress_json, cancel_requested, spec_json"
+    run = f"{work}, search_id, number, architecture_json, profiles_json"
+    at = "'2026-01-01 00:00:00'"
+    with engine.begin() as connection:
+        connection.execute(text(f"INSERT INTO searches ({work}) VALUES ('s', 's', 'queued', {at}, '{{}}', false, '')"))
+        connection.execute(
+            text(f"INSERT INTO runs ({run}) VALUES ('r', 'r', 'queued', {at}, '{{}}', false, '', 's', 1, '', '')")
+        )
+    migrate.upgrade(url)
+    assert migrate.differences(url) == []
+    with engine.begin() as connection:
+        connection.execute(text(f"INSERT INTO metrics VALUES ('r', 0, {10**15}, {at}, '{{}}')"))
+        assert connection.execute(text("SELECT tokens FROM metrics JOIN runs ON run_id = id")).scalar_one() == 10**15
+    engine.dispose()
+
+
 def test_a_difference_is_found(settings: Settings) -> None:
     engine = create_engine(settings.url)
     with engine.begin() as connection:
