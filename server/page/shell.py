@@ -13,7 +13,7 @@ from device_agent.contracts import Sha256
 HERE = Path(__file__).parent
 STATIC = HERE / "static"
 STATIC_URL = "/static"
-SHEETS = ("base", "layout", "parts", "findings", "leaderboard", "fleet", "runs")
+SHEETS = ("base", "layout", "parts", "findings", "leaderboard", "fleet", "runs", "curves")
 
 
 class VendoredFile(BaseModel):

@@ -310,18 +310,50 @@ def test_run_shows_its_stages_and_what_the_model_said(page: Page, story: Story, 
     expect(view).to_contain_text("Same tokens as PyTorch: 4 of 4 agree")
     expect(view.get_by_label("On the phone").locator(".badge-virtual")).to_be_visible()
     expect(view.get_by_label("Final profile")).to_contain_text("1.74 ms")
+    expect(view.get_by_label("Stages").locator("li").nth(1).locator(".family tr").nth(1)).to_have_text(
+        re.compile(r"code\s*\S\s*1\.820")
+    )
     page.screenshot(path=pictures / "page-run.png", full_page=True)
+
+
+def curve(page: Page, title: str) -> Locator:
+    return page.get_by_label("Training").get_by_role("img", name=re.compile(f"^{title}"))
+
+
+def test_curves_of_a_stage_grow_as_it_trains(page: Page, story: Story, watch: Watch, pictures: Path) -> None:
+    page.goto(f"{story.base}/#view=runs&stage=1")
+    training = page.get_by_label("Training")
+    expect(training.locator("figure")).to_have_count(7)
+    expect(curve(page, "Loss")).to_have_attribute("data-points", "80")
+    expect(curve(page, "Bits per byte")).to_have_attribute(
+        "aria-label", re.compile(r"held-out text, over 320 k tokens: all: from [\d.]+ to 1\.\d+.*; code: .*; prose: ")
+    )
+    expect(training.locator("figure").nth(1).locator(".curve-keys")).to_contain_text("prose")
+    expect(training.locator("figure").nth(2)).to_contain_text("Gradient norm")
+    expect(training.locator("figure").nth(6)).to_contain_text("1.31 GB")
+    box = curve(page, "Loss").bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.screenshot(path=pictures / "page-curves.png", full_page=True)
+    story.tell(1, 324_000)
+    expect(curve(page, "Loss")).to_have_attribute("data-points", "81")
+    expect(training).to_contain_text("324 k tokens of pretrain")
+    training.get_by_role("button", name="qat").click()
+    expect(page).to_have_url(re.compile("stage=2"))
+    expect(curve(page, "Loss")).to_have_attribute("data-points", "1")
 
 
 def test_narrow_and_dark_without_sideways_scrolling(page: Page, story: Story, watch: Watch, pictures: Path) -> None:
     page.set_viewport_size({"width": 390, "height": 844})
     page.emulate_media(color_scheme="dark")
     for view in ("searches", "fleet", "runs"):
-        page.goto(f"{story.base}/#view={view}")
+        page.goto(f"{story.base}/#view={view}&stage=1")
         expect(page.locator("main h1").first).to_be_visible()
         expect(page.locator(".connection")).to_have_text("live")
         if view == "searches":
             expect(page.locator("tr[data-number]")).to_have_count(14)
+        if view == "runs":
+            expect(curve(page, "Loss")).to_be_visible()
         assert page.evaluate("document.documentElement.scrollWidth") <= 390, view
         page.screenshot(path=pictures / f"page-narrow-{view}.png", full_page=True)
 

@@ -5,7 +5,7 @@ import { figure } from "./format.js";
 /** @typedef {import("./types.js").Candidate} Candidate */
 /** @typedef {import("./axes.js").Axis} Axis */
 /** @typedef {{row: Candidate, x: number, y: number, size: number}} Point */
-/** @typedef {Record<"ink"|"muted"|"line"|"panel"|"accent"|"accentSoft"|"gold"|"bad"|"badSoft", string>} Palette */
+/** @typedef {Record<"ink"|"muted"|"line"|"panel"|"accent"|"accentSoft"|"gold"|"bad"|"badSoft"|"host", string>} Palette */
 
 const SMALLEST = 9;
 const LARGEST = 26;

@@ -5,6 +5,7 @@ const DEFAULTS = {
   view: "searches",
   search: "",
   run: "",
+  stage: "",
   phone: "",
   sort: "number",
   show: "all",

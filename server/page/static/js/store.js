@@ -6,6 +6,7 @@ import { route } from "./route.js";
 /** @typedef {import("./types.js").Candidate} Candidate */
 /** @typedef {import("./types.js").Phone} Phone */
 /** @typedef {import("./types.js").Run} Run */
+/** @typedef {import("./types.js").MetricPoint} MetricPoint */
 
 /** @type {import("@preact/signals").Signal<Search[]|null>} */
 export const searches = signal(null);
@@ -15,6 +16,9 @@ export const candidates = signal(null);
 export const phones = signal(null);
 /** @type {import("@preact/signals").Signal<Run[]|null>} */
 export const runs = signal(null);
+
+/** @type {import("@preact/signals").Signal<{run: string, stage: number, points: MetricPoint[]}|null>} */
+export const metrics = signal(null);
 
 /** What the server said when it last refused to be read. */
 export const trouble = signal(/** @type {import("./api.js").Problem|null} */ (null));
@@ -40,6 +44,22 @@ export const selectedSearch = computed(() => {
 export const selectedRun = computed(() => {
   const all = runsNewestFirst.value;
   return all.find((r) => r.id === route.value.run) ?? all[0] ?? null;
+});
+
+/** The stage of the selected run whose metrics are shown: the address's; else the one that runs; else the last that did. */
+export const selectedStage = computed(() => {
+  const stages = selectedRun.value?.stages ?? [];
+  const begun = stages.map((stage, index) => (stage.state === "queued" ? -1 : index));
+  if (route.value.stage !== "" && begun.includes(Number(route.value.stage))) return Number(route.value.stage);
+  const running = stages.findIndex((stage) => stage.state === "running");
+  const last = Math.max(-1, ...begun);
+  return running >= 0 ? running : last >= 0 ? last : null;
+});
+
+/** Its points; null while they load. */
+export const stageMetrics = computed(() => {
+  const held = metrics.value;
+  return held && held.run === selectedRun.value?.id && held.stage === selectedStage.value ? held.points : null;
 });
 
 /** The phone whose figures are shown: the one that the address names, else the first of the search. */

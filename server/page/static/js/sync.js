@@ -1,12 +1,26 @@
 /** Reads again what changed, and nothing else; changes that come together are read together. */
-import { effect } from "@preact/signals";
+import { computed, effect } from "@preact/signals";
 import { clockOffset, get, Problem } from "./api.js";
 import { listen } from "./live.js";
-import { candidates, now, phones, runs, searches, selectedSearch, settle, trouble } from "./store.js";
+import { route } from "./route.js";
+import {
+  candidates,
+  metrics,
+  now,
+  phones,
+  runs,
+  searches,
+  selectedRun,
+  selectedSearch,
+  selectedStage,
+  settle,
+  trouble,
+} from "./store.js";
 
 const GATHER_MS = 150;
 const FLEET_EVERY_MS = 10_000;
 const TICK_MS = 1_000;
+const POINTS = 200;
 
 /** @type {Set<string>} */
 const stale = new Set();
@@ -35,6 +49,11 @@ const readers = {
     settle(candidates, { search: id, rows: await get(`/v1/searches/${quoted(id)}/candidates`) }),
   phones: async () => settle(phones, await get("/v1/phones")),
   runs: async () => settle(runs, await get("/v1/runs")),
+  metrics: async (key) => {
+    const [run, stage] = key.split("/");
+    const found = await get(`/v1/runs/${quoted(run)}/metrics?stage=${stage}&limit=${POINTS}`);
+    settle(metrics, { run, stage: Number(stage), points: found[0].points });
+  },
   run: async (id) => settle(runs, merged(runs.peek(), await get(`/v1/runs/${quoted(id)}`))),
 };
 
@@ -65,8 +84,19 @@ async function readStale() {
   reading = false;
 }
 
+/** The metrics that are looked at, as a key to read them by; empty while none are. */
+const watched = computed(() => {
+  const [run, stage] = [selectedRun.value, selectedStage.value];
+  return route.value.view === "runs" && run && stage !== null ? `metrics:${run.id}/${stage}` : "";
+});
+
+function refreshMetrics() {
+  if (watched.peek()) refresh(watched.peek());
+}
+
 function refreshAll() {
   refresh("searches", "phones", "runs");
+  refreshMetrics();
   const search = selectedSearch.peek();
   if (search) refresh(`candidates:${search.id}`);
 }
@@ -75,7 +105,10 @@ function refreshAll() {
 function onChange(event) {
   const search = event.search ?? (event.type === "search" ? event.id : null);
   if (event.type === "phone" || event.type === "job") refresh("phones");
-  if (event.type === "run") refresh(`run:${event.id}`);
+  if (event.type === "run") {
+    refresh(`run:${event.id}`);
+    if (event.id === selectedRun.peek()?.id) refreshMetrics();
+  }
   if (search && (event.type === "search" || event.type === "candidate")) {
     refresh(`search:${search}`);
     if (search === selectedSearch.peek()?.id) refresh(`candidates:${search}`);
@@ -91,6 +124,9 @@ export function start() {
     const id = selectedSearch.value?.id ?? "";
     if (id && id !== last) refresh(`candidates:${id}`);
     last = id;
+  });
+  effect(() => {
+    if (watched.value) refresh(watched.value);
   });
   setInterval(() => (now.value = Date.now() + clockOffset), TICK_MS);
   setInterval(() => document.hidden || refresh("phones"), FLEET_EVERY_MS);

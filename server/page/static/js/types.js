@@ -96,6 +96,7 @@
  *
  * @typedef {{name: string, state: WorkState, before: Record<string, number>, after: Record<string, number>,
  *   seconds: number|null, checkpoint: string|null}} Stage
+ * @typedef {{tokens: number, at: string, values: Record<string, number|null>}} MetricPoint
  * @typedef {{tokens: number, agreed: number, max_logit_difference: number, passed: boolean,
  *   near_ties: {position: number, logit_gap: number, bound: number}[]}} TokenCheck
  *

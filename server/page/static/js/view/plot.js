@@ -1,11 +1,11 @@
 /** The front as a plot; a point and its row in the table light up together. */
 import { useSignal, useSignalEffect } from "@preact/signals";
-import { useEffect, useRef } from "preact/hooks";
 import { html } from "../html.js";
 import { AXES, axis } from "../axes.js";
 import { plotOption, points } from "../plot_option.js";
 import { adjust, route } from "../route.js";
 import { hovered, isVirtual, rows, selectedPhone } from "../store.js";
+import { palette, useChart, useDark } from "./chart.js";
 import { VirtualMark } from "./common.js";
 import { Tip } from "./plot_tip.js";
 
@@ -13,25 +13,6 @@ import { Tip } from "./plot_tip.js";
 /** @typedef {import("../plot_option.js").Point} Point */
 
 const SERIES = "candidates";
-const DARK = matchMedia("(prefers-color-scheme: dark)");
-
-/** The page's colours, from its style sheet. @returns {import("../plot_option.js").Palette} */
-function palette() {
-  const style = getComputedStyle(document.documentElement);
-  /** @param {string} name */
-  const of = (name) => style.getPropertyValue(`--${name}`).trim();
-  return {
-    ink: of("ink"),
-    muted: of("muted"),
-    line: of("line"),
-    panel: of("panel"),
-    accent: of("accent"),
-    accentSoft: of("accent-soft"),
-    gold: of("gold"),
-    bad: of("bad"),
-    badSoft: of("bad-soft"),
-  };
-}
 
 /** @param {{which: "x"|"y", label: string}} props */
 const AxisChoice = ({ which, label }) => html`<label
@@ -51,26 +32,6 @@ const Legend = () => html`<p class="legend" aria-hidden="true">
   <span>↙ better</span>
 </p>`;
 
-/**
- * An ECharts instance that fits its element for as long as the element lives.
- * @param {(chart: any) => void} ready
- */
-function useChart(ready) {
-  const element = useRef(/** @type {HTMLDivElement|null} */ (null));
-  useEffect(() => {
-    const node = /** @type {HTMLDivElement} */ (element.current);
-    const chart = /** @type {any} */ (window).echarts.init(node, null, { renderer: "canvas" });
-    const observer = new ResizeObserver(() => chart.resize());
-    observer.observe(node);
-    ready(chart);
-    return () => {
-      observer.disconnect();
-      chart.dispose();
-    };
-  }, []);
-  return element;
-}
-
 function currentPoints() {
   const { x, y } = route.value;
   return points(rows.value ?? [], axis(x), axis(y), selectedPhone.value);
@@ -79,17 +40,12 @@ function currentPoints() {
 /** @param {{search: Search}} props */
 export function Plot({ search }) {
   const chart = useSignal(/** @type {any} */ (null));
-  const dark = useSignal(DARK.matches);
+  const dark = useDark();
   const element = useChart((made) => {
     made.on("mouseover", { seriesId: SERIES }, (/** @type {any} */ event) => (hovered.value = Number(event.name)));
     made.on("mouseout", { seriesId: SERIES }, () => (hovered.value = null));
     chart.value = made;
   });
-  useEffect(() => {
-    const follow = () => (dark.value = DARK.matches);
-    DARK.addEventListener("change", follow);
-    return () => DARK.removeEventListener("change", follow);
-  }, []);
   const [x, y] = [axis(route.value.x), axis(route.value.y)];
   const { budgets } = search.spec;
   useSignalEffect(() => {
