@@ -84,6 +84,15 @@ class Checkpoint:
         load_weights(model, [self.directory / _WEIGHTS])
         return model.eval()
 
+    def weights(self) -> Path:
+        """Where its model.safetensors is, found whole.
+
+        Raises:
+            CheckpointError: there is no checkpoint, or it is damaged.
+        """
+        self._verify()
+        return self.directory / _WEIGHTS
+
     def packing(self) -> Packing | None:
         """The integers that this model is deployed with, where quantisation made some.
 

@@ -54,6 +54,12 @@ class TrainingDiverged(TrainerError):
     slug = "training-diverged"
 
 
+class MergeError(TrainerError):
+    """Models that cannot be merged, or not so."""
+
+    slug = "bad-merge"
+
+
 class Interrupted(TrainerError):
     """Somebody asked to stop; what was reached is in the last checkpoint."""
 

@@ -24,6 +24,7 @@ _COMMANDS = {
     "agent": "agent",
     "demo": "demo",
     "quantise": "quantise",
+    "merge": "merge",
     "generate": "generate",
 }
 

@@ -1,0 +1,1 @@
+"""Merging models of one architecture into one, in weight space."""
