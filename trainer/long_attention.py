@@ -34,9 +34,12 @@ def attend(q: Tensor, k: Tensor, v: Tensor, lengths: list[list[int]]) -> Tensor:
 
 def _row(q: Tensor, k: Tensor, v: Tensor, lengths: list[int]) -> Tensor:
     # `split` rather than slices: its backward joins the parts' gradients once, a slice's fills a whole tensor each.
-    parts = zip(*(x[None].split(lengths, dim=2) for x in (q, k, v)), strict=True)
+    queries, keys, values = (x[None].split(lengths, dim=2) for x in (q, k, v))
     shared = q.shape[0] != k.shape[0]
-    mixed = [F.scaled_dot_product_attention(*part, is_causal=True, enable_gqa=shared) for part in parts]
+    mixed = [
+        F.scaled_dot_product_attention(*part, is_causal=True, enable_gqa=shared)
+        for part in zip(queries, keys, values, strict=True)
+    ]
     return torch.cat(mixed, dim=2)[0]
 
 
