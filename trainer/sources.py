@@ -1,26 +1,26 @@
-"""Where text comes from: plain text, JSONL, Parquet, or the running interpreter's own standard library.
+"""Where text comes from: files of text, JSONL or Parquet, a dataset's folder, or the interpreter's standard library.
 
 Documents are streamed: a source of gigabytes is never in memory.
 """
 
 import hashlib
-import json
 import sysconfig
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
 from trainer.errors import CorpusError
+from trainer.readers import folder, lines, tables
 
-_PIECE = 32_768  # a plain text file is cut at line ends into documents of about this many characters
+Format = Literal["text", "jsonl", "parquet", "datasets", "stdlib"]
+
 _BLOCK = 1 << 20
 # Tests, other people's packages, and tables that a program wrote: none of it is code that somebody wrote to be read.
 _SKIPPED_PARTS = {"test", "tests", "idlelib", "idle_test", "site-packages", "dist-packages", "__pycache__", "lib2to3"}
 _SKIPPED_PARTS |= {"encodings", "pydoc_data", "ensurepip", "turtledemo"}
+_SUFFIXES: dict[str, Format] = {".jsonl": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
 
 
 class Source(BaseModel):
@@ -28,22 +28,32 @@ class Source(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal["text", "jsonl", "parquet", "stdlib"] = "text"
-    path: Path | None = Field(default=None, description="A file; none for the standard library")
-    field: str = Field(default="text", description="JSONL and Parquet: where the text is")
+    format: Format = "text"
+    path: Path | None = Field(default=None, description="A file, or a dataset's folder; none for the standard library")
+    field: str = Field(default="text", description="JSONL, Parquet and datasets: where the text is")
+    split: str | None = Field(default=None, description="Datasets: which split; train without one")
     name: str | None = None
     weight: float | None = Field(
         default=None, gt=0, allow_inf_nan=False, description="Share of the training tokens; by size without one"
     )
 
+    @classmethod
+    def at(cls, path: Path, **fields: object) -> "Source":
+        """Of a path whose name tells the format; text and JSONL may end in .gz or .zst."""
+        plain = path.with_suffix("") if path.suffix in (".gz", ".zst") else path
+        format_ = "datasets" if path.is_dir() else _SUFFIXES.get(plain.suffix, "text")
+        return cls.model_validate({"format": format_, "path": path, **fields})
+
     @property
     def title(self) -> str:
         """Short, for tables and metrics."""
-        return self.name or (self.path.stem if self.path else "stdlib")
+        if self.name or self.path is None:
+            return self.name or "stdlib"
+        return self.path.resolve().name if self.path.is_dir() else self.path.name.split(".")[0] or self.path.name
 
     @property
     def label(self) -> str:
-        """For people."""
+        """For errors."""
         return self.name or (str(self.path) if self.path else "the standard library")
 
     def documents(self) -> Iterator[str]:
@@ -54,89 +64,50 @@ class Source(BaseModel):
         """
         if self.format == "stdlib":
             return _standard_library()
+        return (text for path in self.files() for text in self._read(path) if text.strip())
+
+    def files(self) -> list[Path]:
+        """The files that hold the documents.
+
+        Raises:
+            CorpusError: there are none.
+        """
+        if self.format == "stdlib":
+            return []
+        if self.format == "datasets" and self.path is not None and self.path.is_dir():
+            return folder.shards(self.path, self.label, self.split)
         if self.path is None or not self.path.is_file():
-            raise CorpusError(f"{self.label}: there is no such file", advice="check the path, or upload the file again")
-        readers = {"text": self._text, "jsonl": self._jsonl, "parquet": self._parquet}
-        return (text for text in readers[self.format](self.path) if text.strip())
+            kind = "folder" if self.format == "datasets" else "file"
+            raise CorpusError(
+                f"{self.label}: there is no such {kind}", advice="check the path, or upload the file again"
+            )
+        return [self.path]
 
     def fingerprint(self) -> str:
-        """sha256 of what determines the documents."""
+        """sha256 of what determines the documents.
+
+        Raises:
+            CorpusError: there are no files.
+        """
         digest = hashlib.sha256(f"{self.format}\0{self.field}\0".encode())
         if self.format == "stdlib":
             for text in _standard_library():
                 digest.update(text.encode())
-        elif self.path is not None and self.path.is_file():
-            with self.path.open("rb") as file:
+        for path in self.files():
+            with path.open("rb") as file:
                 while block := file.read(_BLOCK):
                     digest.update(block)
         return digest.hexdigest()
 
-    def _text(self, path: Path) -> Iterator[str]:
-        lines: list[str] = []
-        size = 0
-        for line in self._lines(path):
-            lines.append(line)
-            size += len(line)
-            if size >= _PIECE:
-                yield "".join(lines)
-                lines, size = [], 0
-        yield "".join(lines)
-
-    def _jsonl(self, path: Path) -> Iterator[str]:
-        for number, line in enumerate(self._lines(path), start=1):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-            except (ValueError, RecursionError) as wrong:
-                raise CorpusError(
-                    f"{self.label}, line {number} is not JSON: {wrong}", advice="one JSON object per line"
-                ) from wrong
-            if not isinstance(record, dict) or not isinstance(record.get(self.field), str):
-                there = ", ".join(map(str, record)) if isinstance(record, dict) else "no object"
-                raise CorpusError(
-                    f"{self.label}, line {number} has no text under {self.field!r} (there is: {there})",
-                    advice="name the field that holds the text",
-                )
-            # JSON can spell half a surrogate pair, which is no text: no encoder takes it.
-            yield record[self.field].encode("utf-8", "replace").decode("utf-8")
-
-    def _lines(self, path: Path) -> Iterator[str]:
-        try:
-            with path.open(encoding="utf-8", newline="") as file:
-                yield from file
-        except UnicodeDecodeError as wrong:
-            raise CorpusError(
-                f"{self.label} is not UTF-8: byte 0x{wrong.object[wrong.start]:02x} ({wrong.reason})",
-                advice="convert it first, for example with iconv -f LATIN1 -t UTF-8",
-            ) from wrong
-
-    def _parquet(self, path: Path) -> Iterator[str]:
-        try:
-            with pq.ParquetFile(path) as table:
-                if self.field not in table.schema_arrow.names:
-                    there = ", ".join(table.schema_arrow.names)
-                    raise CorpusError(
-                        f"{self.label} has no column {self.field!r} (there is: {there})",
-                        advice="name the column that holds the text",
-                    )
-                kind = table.schema_arrow.field(self.field).type
-                if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-                    raise CorpusError(
-                        f"{self.label}: column {self.field!r} holds {kind}, not text", advice="name a column of strings"
-                    )
-                for rows in table.iter_batches(batch_size=1024, columns=[self.field]):
-                    yield from (value for value in rows.column(0).to_pylist() if value)
-        except (pa.ArrowException, OSError) as wrong:
-            raise CorpusError(
-                f"{self.label} is not a readable Parquet file: {wrong}", advice="it may be cut short; copy it again"
-            ) from wrong
-
-
-def all_documents(sources: Iterable[Source]) -> Iterator[str]:
-    """The documents of every source in turn."""
-    for source in sources:
-        yield from source.documents()
+    def _read(self, path: Path) -> Iterator[str]:
+        label = self.label if path == self.path else f"{self.label}/{path.name}"
+        if self.format == "text":
+            return lines.text(path, label)
+        if path.suffix == ".parquet" or self.format == "parquet":
+            return tables.parquet(path, label, self.field)
+        if path.suffix == ".arrow":
+            return tables.arrow(path, label, self.field)
+        return lines.jsonl(path, label, self.field)
 
 
 def _standard_library() -> Iterator[str]:

