@@ -1,33 +1,37 @@
 """The one training loop: every stage and the proxy give it a loss, it gives back trained weights.
 
 All randomness is a function of seed and step, and the state is saved with the step, so a run that was killed and
-resumed ends with the same bits as one that was not (on the same hardware, with the same number of threads).
+resumed ends with the same bits as one that was not (on the same hardware, with the same number of threads). The model
+trains where it lies, on a CPU or a GPU.
 """
 
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.optim import AdamW, Optimizer
+from torch import Tensor
+from torch.optim import Optimizer
 
+from trainer.average import Average
 from trainer.checkpoint import Rolling
 from trainer.data import Batch, Corpus
 from trainer.errors import Interrupted, TrainingDiverged
 from trainer.linear_cross_entropy import linear_cross_entropy, token_nats
+from trainer.metrics import memory_bytes, peak_flops, training_flops
 from trainer.model import HybridLM
+from trainer.optimisers import make_optimiser
 from trainer.recipe import Recipe
+from trainer.spikes import Watch
+from trainer.step import Loss as Loss  # others' losses are of this type
+from trainer.step import device_of, moved, prepared, take_step
 
-# Over width: the rate of a matrix relative to the embedding's. Measured with 80,000 tokens: against one rate for all,
-# held-out bits per byte fall from 2.45 to 2.37 at width 128 and from 2.47 to 2.34 at 256.
-_MATRIX_RATE = 40.0
-_SCALE_RATE = 0.25  # of the logarithms of learned scales
-BETAS = (0.9, 0.95)
+_WATCHED_WINDOWS = 64  # of a held-out figure while training
 
-Loss = Callable[[HybridLM, Batch], Tensor]
+
 Report = Callable[[int, int, dict[str, float]], None]
 """(tokens done, tokens in all, metrics)."""
 
@@ -63,77 +67,150 @@ def train(
 
     Raises:
         Interrupted: `run.should_stop` said so; the state is saved.
-        TrainingDiverged: the loss is not a finite number; the last saved state is before it.
+        TrainingDiverged: the loss is not a finite number, or leapt too often; the last saved state is before it.
+        ValueError: a recipe that returns to saved states, and a run that saves none.
     """
-    optimiser = optimiser or make_optimiser(model, recipe)
-    step = _resume(model, optimiser, run)
-    begun = saved = time.monotonic()
-    before = run.seconds
-    model.train()
-    while step < recipe.steps:
-        if run.before_step:
-            run.before_step(step)
-        value = _step(model, corpus, recipe, loss, optimiser, step)
-        step += 1
-        now = time.monotonic()
-        run.seconds = before + now - begun
-        done = step * recipe.batch * recipe.sequence
-        total = recipe.steps * recipe.batch * recipe.sequence
-        run.report(done, total, {"loss": value, "tokens_per_second": done / max(run.seconds, 1e-9)})
-        stop = step < recipe.steps and run.should_stop()
-        if run.rolling and (stop or now - saved >= run.save_seconds):
-            _save(model, optimiser, run, step)
-            saved = now
-        if stop:
-            raise Interrupted(f"stopped after {step} of {recipe.steps} steps", advice="start it again to carry on")
-    model.eval()
+    if recipe.spikes and run.rolling is None:
+        raise ValueError("to return to a saved state after a spike, a run must save one")
+    with prepared(model, recipe):
+        _Training(model, corpus, recipe, loss, run, optimiser or make_optimiser(model, recipe)).perform()
 
 
-def _step(model: HybridLM, corpus: Corpus, recipe: Recipe, loss: Loss, optimiser: Optimizer, step: int) -> float:
-    for group in optimiser.param_groups:
-        group["lr"] = recipe.learning_rate * recipe.rate(step) * group["scale"]
-    optimiser.zero_grad(set_to_none=True)
-    value = loss(model, corpus.batch(step, size=recipe.batch, sequence=recipe.sequence, seed=recipe.seed))
-    if not math.isfinite(value.item()):
-        raise TrainingDiverged(
-            f"the loss is {value.item()} at step {step} of {recipe.steps}",
+class _Training:
+    """What lives as long as one call of `train`."""
+
+    def __init__(
+        self, model: HybridLM, corpus: Corpus, recipe: Recipe, loss: Loss, run: Run, optimiser: Optimizer
+    ) -> None:
+        self._model, self._corpus, self._recipe, self._loss = model, corpus, recipe, loss
+        self._run, self._optimiser = run, optimiser
+        self._average = Average(model, recipe.ema) if recipe.ema else None
+        self._watch = Watch(recipe.spikes) if recipe.spikes else None
+        self._step = 0
+
+    def perform(self) -> None:
+        if not self._resume() and self._watch:
+            self._save()
+        self._saved = time.monotonic()
+        self._model.train()
+        while self._step < self._recipe.steps:
+            if self._advance():
+                self._save_or_stop()
+        if self._average:
+            self._average.exchange()
+        self._model.eval()
+
+    def _advance(self) -> bool:
+        """Take a step, or go back; whether it was taken."""
+        begun = time.monotonic()
+        if self._run.before_step:
+            self._run.before_step(self._step)
+        recipe, number = self._recipe, self._step + (self._watch.skipped if self._watch else 0)
+        batch = self._corpus.batch(number, size=recipe.batch, sequence=recipe.sequence, seed=recipe.seed)
+        done = take_step(self._model, batch, recipe, self._loss, self._optimiser, self._step, self._accepts)
+        if done is None:
+            self._return()
+            return False
+        self._step += 1
+        if self._average:
+            self._average.update(self._step)
+        self._run.seconds += time.monotonic() - begun
+        self._tell(done)
+        return True
+
+    def _accepts(self, loss: float) -> bool:
+        """Whether a step of this loss is taken; raises where it is no number and there is no way back."""
+        if self._watch:
+            return not self._watch.is_spike(loss)
+        if not math.isfinite(loss):
+            raise self._diverged(f"the loss is {loss}")
+        return True
+
+    def _diverged(self, what: str) -> TrainingDiverged:
+        recipe = self._recipe
+        return TrainingDiverged(
+            f"{what} at step {self._step} of {recipe.steps}",
             advice=f"lower the learning rate (it is {recipe.learning_rate}) or the gradient clip ({recipe.clip})",
         )
-    value.backward()
-    nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
-    optimiser.step()
-    return value.item()
 
+    def _return(self) -> None:
+        """Go back to the last saved state, and pass over the batches from there to this one."""
+        watch = self._watch
+        assert watch is not None
+        spiked, skipped, returns, seconds = self._step, watch.skipped, watch.returns, self._run.seconds
+        if returns == watch.options.most:
+            raise self._diverged(f"the loss leapt {returns + 1} times, the last time")
+        self._resume()
+        watch.skipped, watch.returns = skipped + spiked + 1 - self._step, returns + 1
+        self._run.seconds = seconds
 
-def make_optimiser(model: HybridLM, recipe: Recipe) -> Optimizer:
-    """AdamW (arXiv 1711.05101) over `parameter_groups`.
+    def _tell(self, done: dict[str, float]) -> None:
+        recipe, run = self._recipe, self._run
+        if run.report is silent:
+            return
+        tokens = recipe.batch * recipe.sequence
+        device = device_of(self._model)
+        metrics = done | {
+            "tokens_per_second": self._step * tokens / max(run.seconds, 1e-9),
+            "memory_bytes": float(memory_bytes(device)),
+        }
+        if peak := peak_flops(device, getattr(torch, recipe.precision), torch.get_num_threads()):
+            needed = training_flops(self._model.architecture, recipe.sequence)
+            metrics["flops_utilisation"] = metrics["tokens_per_second"] * needed / peak
+        if self._watch and self._watch.returns:
+            metrics |= {"spikes": float(self._watch.returns), "batches_skipped": float(self._watch.skipped)}
+        if recipe.evaluate_every and self._step % recipe.evaluate_every == 0:
+            metrics |= self._held_out()
+        run.report(self._step * tokens, recipe.steps * tokens, metrics)
 
-    Muon was compared on 3 M parameters: it needs about 20 % fewer tokens for 13 % more time each, but seven times the
-    time on a processor without bfloat16, in which torch's takes its products.
-    """
-    groups = parameter_groups(model, recipe)
-    return AdamW(groups, lr=recipe.learning_rate, betas=BETAS, fused=True)
+    def _held_out(self) -> dict[str, float]:
+        self._model.eval()
+        with self._average.in_place() if self._average else nullcontext():
+            found = bits_per_byte(self._model, self._corpus, sequence=self._recipe.sequence, windows=_WATCHED_WINDOWS)
+        self._model.train()
+        return {"bits_per_byte": found}
 
+    def _save_or_stop(self) -> None:
+        stop = self._step < self._recipe.steps and self._run.should_stop()
+        if self._watch:
+            # Where a spike leads back to must not depend on the clock, nor on who stopped when.
+            if self._step % self._watch.options.every == 0:
+                self._save()
+        elif stop or time.monotonic() - self._saved >= self._run.save_seconds:
+            self._save()
+        if stop:
+            steps = self._recipe.steps
+            raise Interrupted(f"stopped after {self._step} of {steps} steps", advice="start it again to carry on")
 
-def parameter_groups(model: HybridLM, recipe: Recipe) -> list[dict[str, Any]]:
-    """What an optimiser is given: `scale` multiplies the recipe's rate.
+    def _resume(self) -> bool:
+        """Take up the last saved state, if there is one."""
+        latest = self._run.rolling.latest() if self._run.rolling else None
+        if latest is None:
+            return False
+        state = latest.restore(self._model)
+        self._optimiser.load_state_dict(state["optimiser"])
+        if self._average:
+            self._average.restore(state["average"])
+        if self._watch:
+            self._watch.restore(state["spikes"])
+        self._run.seconds = state["seconds"]
+        self._step = int(state["step"])
+        return True
 
-    The layers' matrices decay, and their rate falls with width (muP, arXiv 2203.03466); learned scales of a rounding
-    have a rate of their own.
-    """
-    matrices: list[nn.Parameter] = []
-    scales: list[nn.Parameter] = []
-    rest: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        if name.endswith("log_scale"):
-            scales.append(parameter)
-        else:
-            (matrices if parameter.dim() > 1 and "embed_tokens" not in name else rest).append(parameter)
-    groups = [
-        {"params": matrices, "weight_decay": recipe.weight_decay, "scale": _MATRIX_RATE / model.architecture.width},
-        {"params": rest, "weight_decay": 0.0, "scale": 1.0},
-    ]
-    return groups + ([{"params": scales, "weight_decay": 0.0, "scale": _SCALE_RATE}] if scales else [])
+    def _save(self) -> None:
+        if self._run.rolling is None:
+            return
+        state: dict[str, Any] = {
+            "optimiser": self._optimiser.state_dict(),
+            "step": self._step,
+            "seconds": self._run.seconds,
+        }
+        if self._average:
+            state["average"] = self._average.weights
+        if self._watch:
+            state["spikes"] = self._watch.state()
+        self._run.rolling.save(self._model, self._step, state)
+        self._saved = time.monotonic()
 
 
 def hard_labels(model: HybridLM, batch: Batch) -> Tensor:
@@ -149,23 +226,8 @@ def bits_per_byte(
     """Held-out loss: log2 loss summed over tokens / UTF-8 bytes of those tokens, over evenly spread windows."""
     nats, read = 0.0, 0
     for part in corpus.held_out(size=batch, sequence=sequence, windows=windows):
-        h = model.hidden(part.inputs, documents=part.documents)
-        nats += float(token_nats(*model.head_factors(h), part.targets).sum())
         read += int(corpus.token_bytes[part.targets].sum())
+        there = moved(part, device_of(model))
+        h = model.hidden(there.inputs, documents=there.documents)
+        nats += float(token_nats(*model.head_factors(h), there.targets).sum())
     return nats / math.log(2) / read
-
-
-def _resume(model: HybridLM, optimiser: Optimizer, run: Run) -> int:
-    latest = run.rolling.latest() if run.rolling else None
-    if latest is None:
-        return 0
-    state = latest.restore(model)
-    optimiser.load_state_dict(state["optimiser"])
-    run.seconds = state["seconds"]
-    return int(state["step"])
-
-
-def _save(model: HybridLM, optimiser: Optimizer, run: Run, step: int) -> None:
-    if run.rolling is not None:
-        state = {"optimiser": optimiser.state_dict(), "step": step, "seconds": run.seconds}
-        run.rolling.save(model, step, state)

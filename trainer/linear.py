@@ -30,7 +30,8 @@ class Linear(nn.Linear):
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
-    """x [..., in] times weight [out, in] transposed, [..., out], with gradients."""
+    """x [..., in] times weight [out, in] transposed, [..., out] in x's type, with gradients."""
+    weight = weight.to(x.dtype)
     if not is_faster(x, weight):
         return F.linear(x, weight)
     out: Tensor = _Product.apply(x, weight)  # type: ignore[no-untyped-call]  # torch leaves it untyped

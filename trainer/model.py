@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from trainer.architecture import Architecture, Attention, Rope, ShortConv
 from trainer.cache import Cache, ConvState, KVState
@@ -74,7 +75,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Same shape and type as x; the mean is taken in fp32."""
-        return F.rms_norm(x, (x.shape[-1],), self.weight, self.eps)
+        return F.rms_norm(x, (x.shape[-1],), self.weight.to(x.dtype), self.eps)
 
 
 class ShortConvOperator(nn.Module):
@@ -97,7 +98,7 @@ class ShortConvOperator(nn.Module):
     def _convolve(self, y: Tensor, shared: Pass, state: ConvState | None) -> Tensor:
         # Taps unrolled: forward and backward together are about twice as fast as conv1d on CPU, and each tap can be
         # kept inside its document.
-        taps = self.conv.weight[:, 0]
+        taps = self.conv.weight[:, 0].to(y.dtype)
         length = y.shape[1]
         past = self.kernel - 1
         padded = F.pad(y, (0, 0, past, 0)) if state is None else torch.cat((state.inputs, y), dim=1)
@@ -208,7 +209,14 @@ class Decoder(nn.Module):
 
 
 class HybridLM(nn.Module):
-    """A decoder-only hybrid model of an Architecture, its weights drawn from `seed`."""
+    """A decoder-only hybrid model of an Architecture, its weights drawn from `seed`.
+
+    `compute` is the type of activations and products, whatever the weights are kept in; with `recomputes` a layer's
+    activations are not kept for the backward pass but computed again.
+    """
+
+    compute: torch.dtype = torch.float32
+    recomputes: bool = False
 
     def __init__(self, architecture: Architecture, *, seed: int = 0) -> None:
         super().__init__()
@@ -257,9 +265,13 @@ class HybridLM(nn.Module):
             cache.reserve(length)
         start = 0 if cache is None else cache.length
         shared = Pass(start, length, self.architecture.rope, tokens.device, documents)
-        x = self.model.embed_tokens(tokens)
+        x = self.model.embed_tokens(tokens).to(self.compute)
         for index, layer in enumerate(self.model.layers):
-            x = layer(x, shared, None if cache is None else cache.states[index])
+            state = None if cache is None else cache.states[index]
+            if self.recomputes and torch.is_grad_enabled():
+                x = checkpoint(layer, x, shared, state, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x = layer(x, shared, state)
         if cache is not None:
             cache.length += length
         out: Tensor = self.model.embedding_norm(x)

@@ -11,10 +11,11 @@ from trainer.architecture import Architecture, Attention
 from trainer.checkpoint import seal
 from trainer.data import Batch
 from trainer.distil import distilled
-from trainer.engine import Loss, hard_labels, train
+from trainer.engine import hard_labels, train
 from trainer.model import HybridLM
 from trainer.recipe import Recipe
 from trainer.stage import Outcome, Workspace
+from trainer.step import Loss
 
 
 class Teacher(Recipe):

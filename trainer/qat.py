@@ -12,10 +12,11 @@ from torch.optim import Optimizer
 from trainer.checkpoint import Quantised, seal
 from trainer.data import Batch
 from trainer.distil import forward_kl
-from trainer.engine import BETAS, Loss, make_optimiser, parameter_groups, train
+from trainer.engine import train
 from trainer.errors import CheckpointError
 from trainer.fake_quantise import masters, pack_trained, prepare_qat, rounders
 from trainer.model import HybridLM
+from trainer.optimisers import BETAS, make_optimiser, parameter_groups
 from trainer.options import QatOptions
 from trainer.precision import Scheme
 from trainer.quantise import quantised
@@ -24,6 +25,7 @@ from trainer.rounded import chosen
 from trainer.rounding import Noise, RoundedAdamW, in_bfloat16
 from trainer.scales import search_scales
 from trainer.stage import Outcome, Workspace
+from trainer.step import Loss
 
 
 class Qat(Recipe, QatOptions):
@@ -55,7 +57,7 @@ class Qat(Recipe, QatOptions):
         run.before_step = self.forward_noise(model)
         before = workspace.held_out(quantised(full, scheme), self.sequence)
         before["full_precision_bits_per_byte"] = workspace.held_out(full, self.sequence)["bits_per_byte"]
-        train(model, workspace.corpus, self, self.loss(full), run, self.optimiser(model))
+        train(model, workspace.corpus, self, self.loss(full), run, self.optimiser_of(model))
         plain, packing = masters(model), pack_trained(model, scheme)
         after = workspace.held_out(quantised(plain, packing), self.sequence)
         found |= {"by": self.kind, "scales": self.scales, **after}
@@ -78,7 +80,7 @@ class Qat(Recipe, QatOptions):
             in_bfloat16(model)
         return model
 
-    def optimiser(self, model: HybridLM) -> Optimizer:
+    def optimiser_of(self, model: HybridLM) -> Optimizer:
         """AdamW; where masters are in bfloat16, the one that can round what it stores."""
         if self.masters == "float32":
             return make_optimiser(model, self)

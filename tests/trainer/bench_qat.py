@@ -32,7 +32,7 @@ from trainer.architecture import Architecture, Attention, ShortConv
 from trainer.calibrate import calibration
 from trainer.checkpoint import Checkpoint, seal
 from trainer.data import Batch, Corpus, prepare
-from trainer.engine import Loss, Run, hard_labels, train
+from trainer.engine import Run, hard_labels, train
 from trainer.fake_quantise import masters, pack_trained
 from trainer.gptq import post_training
 from trainer.mixed import assign, sensitivities
@@ -43,6 +43,7 @@ from trainer.qat import Qat
 from trainer.quantise import quantised
 from trainer.recipe import Recipe
 from trainer.sources import Source
+from trainer.step import Loss
 
 ARCHITECTURE = Architecture(
     vocab_size=1024, width=128, ffn_width=256, blocks=(ShortConv(), Attention(heads=4, kv_heads=2, head_dim=32)) * 2
@@ -178,7 +179,7 @@ def done(way: Way, seed: int, tokens: int, weights: Precision, corpus_dir: Path,
         stage = Qat(tokens=tokens, batch=BATCH, sequence=SEQUENCE, seed=seed, scheme=scheme, **way.qat)
         model = stage.prepared(Checkpoint(base).model(), scheme)
         run = Run(before_step=stage.forward_noise(model))
-        train(model, corpus, stage, Mixed(stage.loss(full), seed), run, stage.optimiser(model))
+        train(model, corpus, stage, Mixed(stage.loss(full), seed), run, stage.optimiser_of(model))
         return judged(quantised(masters(model), pack_trained(model, scheme)), corpus)
     batches = calibration(corpus, windows=64, sequence=SEQUENCE, seed=seed)
     if way.more_bytes:

@@ -96,14 +96,14 @@ _CHILD = """
     model = qat.prepared(full, qat.scheme)
     run = Run(Rolling(here / "rolling", corpus.tokenizer), report=lambda *a: print(a[0], flush=True), save_seconds=0)
     run.before_step = qat.forward_noise(model)
-    train(model, corpus, qat, qat.loss(full), run, qat.optimiser(model))
+    train(model, corpus, qat, qat.loss(full), run, qat.optimiser_of(model))
 """
 
 
 def _qat(tiny: Architecture, corpus: Corpus, run: Run) -> HybridLM:
     model = _QAT.prepared(HybridLM(tiny, seed=2), _QAT.scheme)
     run.before_step = _QAT.forward_noise(model)
-    train(model, corpus, _QAT, _QAT.loss(model), run, _QAT.optimiser(model))
+    train(model, corpus, _QAT, _QAT.loss(model), run, _QAT.optimiser_of(model))
     return model
 
 

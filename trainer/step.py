@@ -1,0 +1,97 @@
+"""One optimiser step, in as many passes as memory asks for."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from trainer.data import Batch
+from trainer.model import HybridLM
+from trainer.recipe import Recipe
+
+Loss = Callable[[HybridLM, Batch], Tensor]
+"""The mean over a batch's positions."""
+
+
+def take_step(
+    model: HybridLM,
+    batch: Batch,
+    recipe: Recipe,
+    loss: Loss,
+    optimiser: Optimizer,
+    step: int,
+    accepts: Callable[[float], bool],
+) -> dict[str, float] | None:
+    """Move the weights by one batch. None, and nothing is moved, where its loss is not accepted.
+
+    Returns:
+        The loss before the step, the norm of its gradient before clipping, and the rate that was taken.
+    """
+    for group in optimiser.param_groups:
+        group["lr"] = recipe.learning_rate * recipe.rate(step) * group["scale"]
+    optimiser.zero_grad(set_to_none=True)
+    value = float(_accumulate(model, batch, recipe, loss))
+    if not accepts(value):
+        return None
+    norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+    optimiser.step()
+    return {
+        "loss": value,
+        "gradient_norm": float(norm),
+        "learning_rate": recipe.learning_rate * recipe.rate(step),
+    }
+
+
+def _accumulate(model: HybridLM, batch: Batch, recipe: Recipe, loss: Loss) -> Tensor:
+    """The batch's mean loss, its gradients added up; nothing waits for a device between the passes."""
+    rows, size = len(batch.inputs), recipe.micro_batch or recipe.batch
+    total = torch.zeros((), device=device_of(model))
+    for start in range(0, rows, size):
+        part = moved(_rows(batch, start, start + size), device_of(model))
+        value = loss(model, part) * (len(part.inputs) / rows)
+        value.backward()
+        total += value.detach()
+    return total
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where its first parameter lies."""
+    return next(model.parameters()).device
+
+
+def moved(batch: Batch, device: torch.device) -> Batch:
+    """`batch` on `device`, from pinned memory where the copy can then go on beside the work."""
+    if device.type == "cpu":
+        return batch
+    pin = device.type == "cuda"
+
+    def there(tensor: Tensor) -> Tensor:
+        return (tensor.pin_memory() if pin else tensor).to(device, non_blocking=pin)
+
+    return Batch(**{name: there(tensor) for name, tensor in _tensors(batch).items()})
+
+
+@contextmanager
+def prepared(model: HybridLM, recipe: Recipe) -> Iterator[None]:
+    """Within it `model` computes as the recipe wants: in its precision, keeping activations or not, compiled or not."""
+    model.compute = getattr(torch, recipe.precision)
+    model.recomputes = recipe.checkpoint_activations
+    if recipe.compile:
+        model.hidden = torch.compile(model.hidden, dynamic=False)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        model.compute, model.recomputes = torch.float32, False
+        if recipe.compile:
+            del model.hidden
+
+
+def _rows(batch: Batch, start: int, stop: int) -> Batch:
+    return Batch(**{name: tensor[start:stop] for name, tensor in _tensors(batch).items()})
+
+
+def _tensors(batch: Batch) -> dict[str, Tensor]:
+    return {one.name: getattr(batch, one.name) for one in fields(batch)}
