@@ -37,6 +37,7 @@ class Muon(AdamW):
         state, gradient = self.state[parameter], parameter.grad
         assert gradient is not None
         if not state:
+            state["step"] = torch.tensor(0.0)  # AdamW looks for it when a state is loaded
             state["momentum"] = torch.zeros_like(parameter)
         momentum: Tensor = state["momentum"].lerp_(gradient, 1 - _MOMENTUM)
         direction = orthogonalised(gradient.lerp(momentum, _MOMENTUM))  # Nesterov's
