@@ -51,7 +51,9 @@ def test_a_cosine_rises_and_ends_near_zero() -> None:
 @pytest.mark.parametrize("micro", [1, 3])
 def test_micro_batches_take_the_step_of_the_whole(corpus: Corpus, tiny: Architecture, micro: int) -> None:
     few = {"tokens": 4 * 32 * 3}
-    assert _distance(_trained(corpus, tiny, **few), _trained(corpus, tiny, micro_batch=micro, **few)) < 1e-5
+    # Adam divides a gradient by its size, so that rounding is a share of the rate.
+    bound = 0.01 * _RECIPE.learning_rate
+    assert _distance(_trained(corpus, tiny, **few), _trained(corpus, tiny, micro_batch=micro, **few)) < bound
 
 
 def test_recomputed_activations_change_no_bit(corpus: Corpus, tiny: Architecture) -> None:
