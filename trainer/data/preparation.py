@@ -2,17 +2,20 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
 
+from trainer.cleaning import Cleaning
 from trainer.data.corpus import LAYOUT, Corpus, Split
 from trainer.data.draft import Draft, finish, resumable
 from trainer.data.encode import encoded
-from trainer.data.split import HELD_OUT_SHARE, HoldOut, Places, place
+from trainer.data.split import HELD_OUT_SHARE, HoldOut, place
+from trainer.data.survey import Paced, Report, Texts, kept, scaffold, surveyed
 from trainer.data.writer import Writer
 from trainer.errors import CorpusError
 from trainer.sources import Source
@@ -22,19 +25,27 @@ _FEWEST_TOKENS = 64
 _CHECKPOINT_CHARACTERS = 1 << 24  # a few seconds of work
 _SPLITS: tuple[Split, ...] = ("train", "held_out")
 _SCAFFOLD = ("key.json", "survey.json", "progress.json")
-
-Report = Callable[[str, int, int], None]
+AS_IT_IS = Cleaning()
 
 
 def silent(message: str, done: int, total: int) -> None:
     """A Report that nobody reads."""
 
 
-def corpus_key(sources: Sequence[Source], *, vocab_size: int, seed: int = 0, tokenizer: Path | None = None) -> str:
+def corpus_key(
+    sources: Sequence[Source],
+    *,
+    vocab_size: int,
+    seed: int = 0,
+    tokenizer: Path | None = None,
+    cleaning: Cleaning = AS_IT_IS,
+) -> str:
     """sha256 of everything that determines a prepared corpus: a good name for its directory."""
     parts: list[Any] = [LAYOUT, HELD_OUT_SHARE, vocab_size, seed]
     parts.append([[source.title, source.weight, source.fingerprint()] for source in sources])
     parts.append(hashlib.sha256(tokenizer.read_bytes()).hexdigest() if tokenizer else None)
+    parts.append([cleaning.model_dump(mode="json", exclude={"evaluations"})])
+    parts.append([source.fingerprint() for source in cleaning.evaluations])
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
@@ -45,9 +56,10 @@ def prepare(
     vocab_size: int,
     seed: int = 0,
     tokenizer: Path | None = None,
+    cleaning: Cleaning = AS_IT_IS,
     report: Report = silent,
 ) -> Corpus:
-    """Tokenise `sources` into `directory`, or open what an earlier call left there.
+    """Clean and tokenise `sources` into `directory`, or open what an earlier call left there.
 
     About 5 % of the documents, chosen by their hash, are held out. Nothing is at `directory` until all of it is; a call
     that was killed is carried on by the next one with the same arguments.
@@ -57,12 +69,13 @@ def prepare(
         TokenizerError: a tokenizer that cannot be read or does not fit `vocab_size`.
     """
     _check_weights(sources)
-    key = corpus_key(sources, vocab_size=vocab_size, seed=seed, tokenizer=tokenizer)
+    key = corpus_key(sources, vocab_size=vocab_size, seed=seed, tokenizer=tokenizer, cleaning=cleaning)
     if not directory.exists():
         with resumable(directory, key) as draft:
             if draft is not None:
-                _prepare(draft, sources, tokenizer, {"vocab_size": vocab_size, "seed": seed, "key": key}, report)
-                finish(draft, directory, _SCAFFOLD)
+                about = {"vocab_size": vocab_size, "seed": seed, "key": key}
+                _prepare(draft, sources, tokenizer, cleaning, about, report)
+                finish(draft, directory, (*_SCAFFOLD, *scaffold(sources)))
     corpus = Corpus.open(directory)
     if corpus.meta["key"] != key:
         raise CorpusError(f"{directory} holds another corpus", advice="choose another directory")
@@ -70,25 +83,31 @@ def prepare(
 
 
 def _prepare(
-    draft: Draft, sources: Sequence[Source], tokenizer: Path | None, about: dict[str, Any], report: Report
+    draft: Draft,
+    sources: Sequence[Source],
+    tokenizer: Path | None,
+    cleaning: Cleaning,
+    about: dict[str, Any],
+    report: Report,
 ) -> None:
     vocab_size, seed = about["vocab_size"], about["seed"]
     survey = draft.load("survey.json")
     if survey is None:
-        survey = _survey(sources, seed)
+        survey = surveyed(draft.directory, sources, seed, cleaning, report)
         draft.save("survey.json", survey)
+    texts_of = [kept(draft.directory, number, source) for number, source in enumerate(sources)]
     held_out = HoldOut(survey["threshold"], frozenset(survey["single"]))
     trained = draft.directory / "tokenizer.json"
     if not trained.exists():
         report("tokenizer", 0, survey["characters"])
-        texts = (text for source in sources for text in source.documents() if place(text, seed) not in held_out)
+        texts = (text for texts_ in texts_of for text in texts_() if place(text, seed) not in held_out)
         made = load_tokenizer(tokenizer) if tokenizer else train_tokenizer(texts, vocab_size)
         require_fit(made, vocab_size)
         draft.save_text("tokenizer.json", made.to_str())
-    shards, splits = _tokenise(draft, sources, load_tokenizer(trained), held_out, about, survey["characters"], report)
+    shards, splits = _tokenise(draft, texts_of, load_tokenizer(trained), held_out, about, survey["characters"], report)
     described = [
-        {"name": name, "format": source.format, "weight": source.weight, "splits": counts}
-        for name, source, counts in zip(names(sources), sources, splits, strict=True)
+        {"name": name, "format": source.format, "weight": source.weight, "splits": counts, **found}
+        for name, source, counts, found in zip(names(sources), sources, splits, survey["sources"], strict=True)
     ]
     total = {split: _sum([counts[split] for counts in splits]) for split in _SPLITS}
     for split in _SPLITS:
@@ -96,8 +115,9 @@ def _prepare(
             raise CorpusError(
                 f"the {split.replace('_', '-')} text has only {total[split]['tokens']} tokens", advice="give more text"
             )
-    meta = {"layout": LAYOUT, **about, "documents": survey["documents"], "sources": described, "splits": total}
-    draft.save_text("meta.json", json.dumps({**meta, "shards": shards}, indent=2))
+    meta = {"layout": LAYOUT, **about, "cleaning": cleaning.model_dump(mode="json"), "documents": survey["documents"]}
+    meta |= {"sources": described, "splits": total, "shards": shards}
+    draft.save_text("meta.json", json.dumps(meta, indent=2))
 
 
 def names(sources: Sequence[Source]) -> list[str]:
@@ -120,25 +140,9 @@ def _check_weights(sources: Sequence[Source]) -> None:
         )
 
 
-def _survey(sources: Sequence[Source], seed: int) -> dict[str, Any]:
-    places = Places()
-    for source in sources:
-        places.source((place(text, seed), len(text)) for text in source.documents())
-    if not places.documents:
-        named = ", ".join(source.label for source in sources) or "no source"
-        raise CorpusError(f"there is no text in {named}", advice="give at least one document that is not blank")
-    chosen = places.chosen()
-    return {
-        "documents": places.documents,
-        "characters": places.characters,
-        "threshold": chosen.threshold,
-        "single": sorted(chosen.single),
-    }
-
-
 def _tokenise(
     draft: Draft,
-    sources: Sequence[Source],
+    texts_of: Sequence[Texts],
     tokenizer: Tokenizer,
     held_out: HoldOut,
     about: dict[str, Any],
@@ -152,19 +156,23 @@ def _tokenise(
         [Writer(draft.directory, number, split, dtype, state) for split, state in zip(_SPLITS, states, strict=True)]
         for number, states in enumerate(progress["writers"])
     ]
-    end, done, saved = end_of_text(tokenizer), progress["characters"], progress["characters"]
-    for number in range(progress["source"], len(sources)):
+    end, paced, saved = (
+        end_of_text(tokenizer),
+        Paced(report, "tokenise", progress["characters"]),
+        progress["characters"],
+    )
+    for number in range(progress["source"], len(texts_of)):
         taken = progress["taken"] if number == progress["source"] else 0
         if number == len(writers):
             writers.append([Writer(draft.directory, number, split, dtype, {}) for split in _SPLITS])
-        for text, ids in encoded(tokenizer, _from(sources[number], taken), end):
+        for text, ids in encoded(tokenizer, islice(texts_of[number](), taken, None), end):
             writers[number][place(text, about["seed"]) in held_out].add(ids, len(text.encode()))
-            taken, done = taken + 1, done + len(text)
-            if done - saved >= _CHECKPOINT_CHARACTERS:
-                saved = done
-                _checkpoint(draft, writers, number, taken, done)
-            report("tokenise", done, characters)
-        _checkpoint(draft, writers, number + 1, 0, done)
+            taken += 1
+            if paced.done - saved >= _CHECKPOINT_CHARACTERS:
+                saved = paced.done
+                _checkpoint(draft, writers, number, taken, paced.done + len(text))
+            paced.more(len(text), characters)
+        _checkpoint(draft, writers, number + 1, 0, paced.done)
     shards = [shard for pair in writers for writer in pair for shard in writer.finish()]
     counts = [
         {
@@ -182,14 +190,6 @@ def _checkpoint(draft: Draft, writers: list[list[Writer]], source: int, taken: i
             writer.sync()
     states = [[writer.state for writer in pair] for pair in writers]
     draft.save("progress.json", {"source": source, "taken": taken, "characters": done, "writers": states})
-
-
-def _from(source: Source, taken: int) -> Iterator[str]:
-    """The source's documents after the first `taken`."""
-    documents = source.documents()
-    for _ in range(taken):
-        next(documents)
-    return documents
 
 
 def _sum(counts: list[dict[str, int]]) -> dict[str, int]:

@@ -1,0 +1,1 @@
+"""Filters of documents: language, quality, contamination, exact and near duplicates."""
