@@ -9,6 +9,7 @@ from server.cli.options import JsonOption
 
 if TYPE_CHECKING:
     from trainer.fetch import Fetched
+    from trainer.sources import Source
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -30,6 +31,7 @@ def fetch(
 
         fulcrum data fetch sotu moby-dick anarchism --out corpora
     """
+    from server.cli.data_show import as_json
     from trainer.errors import CorpusError
     from trainer.fetch import CATALOGUE
     from trainer.fetch import fetch as fetched
@@ -46,15 +48,151 @@ def fetch(
         if not json:
             typer.echo(_line(found[-1]))
     if json:
-        _as_json([_about(one) for one in found])
+        as_json([_about(one) for one in found])
+
+
+@app.command()
+def prepare(
+    directory: Annotated[Path, typer.Argument(help="Where the tokenised corpus goes.")],
+    source: Annotated[
+        list[Path] | None,
+        typer.Option(help="Text, JSONL (also .gz, .zst), Parquet, or a folder of Hugging Face datasets. Repeatable."),
+    ] = None,
+    python_stdlib: Annotated[
+        bool, typer.Option("--python-stdlib", help="This interpreter's library, as well.")
+    ] = False,
+    weight: Annotated[
+        list[str] | None, typer.Option(help="NAME=SHARE of the training tokens, 0 to 1; the rest goes by size.")
+    ] = None,
+    field: Annotated[str, typer.Option(help="Where records hold their text.")] = "text",
+    split: Annotated[str | None, typer.Option(help="Datasets: which split; train without it.")] = None,
+    vocab_size: Annotated[int, typer.Option(help="Ids of the tokenizer and the model.")] = 8192,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="A tokenizer.json; without it one is trained on the text.")
+    ] = None,
+    clean: Annotated[
+        bool, typer.Option("--clean", help="Keep prose in one language, without duplicates; see --language.")
+    ] = False,
+    language: Annotated[str, typer.Option(help="With --clean: de en es fr it nl pl pt sv.")] = "en",
+    quality: Annotated[bool, typer.Option(help="With --clean: the heuristics for prose, too.")] = True,
+    near_duplicates: Annotated[
+        float, typer.Option(help="With --clean: the Jaccard similarity that is too much.")
+    ] = 0.8,
+    evaluation: Annotated[
+        list[Path] | None,
+        typer.Option(help="Text that models are judged by; what shares 13 words in a row with it goes. Repeatable."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Chooses the held-out documents.")] = 0,
+    json: JsonOption = False,
+) -> None:
+    """Clean text and tokenise it once, into hashed shards that training maps into memory.
+
+    After Ctrl-C or a crash the same command goes on where it was.
+
+    Examples:
+
+        fulcrum data prepare data/english --source corpora/sotu.jsonl --source corpora/anarchism.jsonl
+
+        fulcrum data prepare data/mix --source books/ --source web.jsonl.gz --weight books=0.3 --clean
+    """
+    from server.cli.data_show import as_json, progress, summary
+    from trainer.cleaning import Cleaning
+    from trainer.data import prepare as prepared
+    from trainer.data.inspection import inspected
+
+    sources = _weighted(source or [], python_stdlib, weight or [], {"field": field, "split": split})
+    judged = [_source(path, {"field": field}) for path in evaluation or []]
+    wanted = {
+        "language": language if clean else None,
+        "quality": clean and quality,
+        "exact_duplicates": clean,
+        "near_duplicates": near_duplicates if clean else None,
+        "evaluations": judged,
+    }
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with progress() as report:
+        corpus = prepared(
+            sources,
+            directory,
+            vocab_size=vocab_size,
+            seed=seed,
+            tokenizer=tokenizer,
+            cleaning=Cleaning.model_validate(wanted),
+            report=report,
+        )
+    found = inspected(corpus, samples=0)
+    as_json(found) if json else summary(found)
+
+
+@app.command()
+def inspect(
+    directory: Annotated[Path, typer.Argument(help="A prepared corpus.")],
+    verify: Annotated[bool, typer.Option("--verify", help="Read every shard and compare its sha256.")] = False,
+    samples: Annotated[int, typer.Option(min=0, help="Windows of training text to show.")] = 3,
+    sequence: Annotated[int, typer.Option(min=1, help="Tokens in each of them.")] = 128,
+    json: JsonOption = False,
+) -> None:
+    """Show what a corpus holds: sources, lengths of documents, what cleaning removed, windows of text.
+
+    Examples:
+
+        fulcrum data inspect data/english
+
+        fulcrum data inspect data/english --verify --samples 0 --json
+    """
+    from server.cli.data_show import as_json, details, summary
+    from trainer.data import Corpus
+    from trainer.data.inspection import inspected
+
+    corpus = Corpus.open(directory)
+    if verify:
+        corpus.verify()
+    found = inspected(corpus, samples=samples, sequence=sequence) | {"verified": verify}
+    if json:
+        as_json(found)
+        return
+    summary(found)
+    details(found)
+    if verify:
+        typer.echo(f"All {found['shards']} files have the hashes that were written.")
+
+
+def _weighted(paths: list[Path], python_stdlib: bool, weights: list[str], fields: dict[str, object]) -> "list[Source]":
+    from trainer.errors import CorpusError
+    from trainer.sources import Source
+
+    sources = [_source(path, fields) for path in paths] + ([Source(format="stdlib")] if python_stdlib else [])
+    if not sources:
+        raise CorpusError("there is no text to prepare", advice="say --source FILE, or --python-stdlib")
+    given: dict[str, float] = {}
+    for pair in weights:
+        name, _, share = pair.partition("=")
+        try:
+            given[name] = float(share)
+        except ValueError:
+            given[name] = 0.0
+        titles = ", ".join(source.title for source in sources)
+        if name not in {source.title for source in sources} or not 0 < given[name] <= 1:
+            raise CorpusError(
+                f"--weight {pair} is no share of a source",
+                advice=f"say NAME=SHARE, SHARE up to 1, NAME one of {titles}",
+            )
+    return [source.model_copy(update={"weight": given.get(source.title)}) for source in sources]
+
+
+def _source(path: Path, fields: dict[str, object]) -> "Source":
+    from trainer.sources import Source
+
+    return Source.at(path, **fields)
 
 
 def _catalogue(json: bool) -> None:
+    from server.cli.data_show import as_json
     from trainer.fetch import CATALOGUE
 
     if json:
         kept = ("client", "package", "licence", "about", "megabytes")
-        _as_json([{"name": name} | {key: getattr(corpus, key) for key in kept} for name, corpus in CATALOGUE.items()])
+        as_json([{"name": name} | {key: getattr(corpus, key) for key in kept} for name, corpus in CATALOGUE.items()])
         return
     for name, corpus in CATALOGUE.items():
         typer.echo(f"{name:11} {corpus.megabytes:5.1f} MB  {corpus.about}")
@@ -70,9 +208,3 @@ def _about(found: "Fetched") -> dict[str, object]:
     from dataclasses import asdict
 
     return asdict(found) | {"path": str(found.path)}
-
-
-def _as_json(value: object) -> None:
-    import json
-
-    typer.echo(json.dumps(value, indent=2))

@@ -130,6 +130,11 @@ class Corpus:
             rows = [stream.tokens.read(start, start + sequence + 1) for start in starts[first : first + size]]
             yield self._batched(rows, range(first, first + len(rows)))
 
+    def sources_held_out(self, sequence: int) -> tuple[str, ...]:
+        """The sources with held-out text for a window at least: a small one has too few documents to share."""
+        there = (name for name in self.sources if self._stream("held_out", name).windows(sequence))
+        return tuple(there)
+
     def lengths(self, split: Split, source: str | None = None) -> NDArray[np.uint32]:
         """Tokens of each document, its end of text counted, in the order of the stream."""
         return self._stream(split, source).lengths
