@@ -70,6 +70,7 @@ def run(
             f"the corpus has a vocabulary of {corpus.vocab_size}, the architecture one of {architecture.vocab_size}",
             advice="prepare the corpus with the architecture's vocab_size",
         )
+    corpus.verify()
     workspace = Workspace(architecture, corpus, {}, start, directory, directory / "sealed", _unheard, should_stop)
     outcomes: list[Outcome] = []
     for index, stage in enumerate(stages):

@@ -38,28 +38,35 @@ def progress() -> Iterator[Callable[[str, int, int], None]]:
 def summary(found: dict[str, Any]) -> None:
     """A table of sources, and the sum."""
     table = Table(title=found["directory"], title_justify="left")
-    table.add_column("source")
-    for name in ("documents", "tokens", "held out", "bytes/token", "share", "epochs*", "removed"):
-        table.add_column(name, justify="right")
+    table.add_column("source", no_wrap=True)
+    for name in ("docs", "tokens", "held out", "B/token", "share", "epochs*", "removed"):
+        table.add_column(name, justify="right", no_wrap=True)
     for source in found["sources"]:
         removed = sum(about["documents"] for about in source["removed"].values())
         table.add_row(
             escape(source["name"]),
-            f"{source['documents']:,}",
-            f"{source['tokens']:,}",
-            f"{source['held_out_tokens']:,}",
+            _short(source["documents"]),
+            _short(source["tokens"]),
+            _short(source["held_out_tokens"]),
             f"{source['bytes_per_token']:.2f}",
-            f"{source['share']:.1%}" + ("" if source["weight"] is None else " (weight)"),
+            f"{source['share']:.1%}" + (" " if source["weight"] is None else "w"),
             f"{source['epochs']:.2f}",
-            f"{removed:,}",
+            _short(removed),
         )
     console = Console()
     console.print(table)
     console.print(
         f"{found['tokens']:,} training tokens of {found['vocab_size']:,} ids, {found['held_out_tokens']:,} held out, "
-        f"{found['shards']} files.\n* in as many steps as read {found['tokens']:,} tokens.",
+        f"{found['shards']} files.\nw: by its weight. *: in as many steps as read {found['tokens']:,} tokens.",
         highlight=False,
     )
+
+
+def _short(number: int) -> str:
+    for unit, name in ((1_000_000_000, "G"), (1_000_000, "M"), (1_000, "k")):
+        if number >= 10 * unit:
+            return f"{number / unit:,.1f} {name}"
+    return f"{number:,}"
 
 
 def details(found: dict[str, Any]) -> None:

@@ -11,6 +11,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from trainer import pipeline
+from trainer.architecture import Architecture
 from trainer.data import Corpus, corpus_key, prepare
 from trainer.errors import CorpusError, TokenizerError
 from trainer.files import fresh_draft
@@ -224,3 +226,14 @@ def test_drafts_of_dead_processes_are_swept_and_those_of_living_ones_kept(tmp_pa
     living.mkdir()
     mine = fresh_draft(tmp_path / "c")
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([mine.name, living.name])
+
+
+def test_no_run_begins_on_shards_that_changed(text_files: list[Path], tiny: Architecture, tmp_path: Path) -> None:
+    corpus = prepare([Source(path=path) for path in text_files], tmp_path / "c", vocab_size=300)
+    shard = next(corpus.directory.glob("*-train-tokens-*.bin"))
+    data = bytearray(shard.read_bytes())
+    data[-3] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(CorpusError, match="has changed on disk"):
+        pipeline.run([], tiny, corpus.directory, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -11,8 +11,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from trainer.architecture import Architecture, Attention, ShortConv
 from trainer.data import Corpus, order, prepare
 from trainer.errors import CorpusError
+from trainer.model import HybridLM
 from trainer.sources import Source
 
 _WORDS = ["the", "a", "red", "blue", "fox", "dog", "runs", "sleeps", "over", "under", "lazy", "quick", "moon", "river"]
@@ -121,3 +123,27 @@ def test_what_cannot_be_mixed_is_said(mixed: Corpus, tmp_path: Path) -> None:
     few = prepare([heavy, _written(tmp_path, "few", [40] * 40, "f", weight=1.0)], tmp_path / "c", vocab_size=300)
     with pytest.raises(CorpusError, match=r"training text of heavy has .* too few for windows of 4000"):
         few.batch(0, size=1, sequence=4000, seed=0)
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(step=st.integers(0, 300), sequence=st.integers(8, 160), share=st.sampled_from([0.0, 0.5]))
+def test_packed_windows_are_read_as_each_document_alone(mixed: Corpus, step: int, sequence: int, share: float) -> None:
+    blocks = (ShortConv(), Attention(heads=2, kv_heads=1, head_dim=16), ShortConv(kernel=5))
+    model = HybridLM(Architecture(vocab_size=300, width=32, ffn_width=64, blocks=blocks), seed=1).double().eval()
+    batch = mixed.batch(step, size=3, sequence=sequence, seed=5, long_share=share)
+    with torch.no_grad():
+        packed = model(batch.inputs, documents=batch.documents)
+        for row, tokens in enumerate(batch.inputs):
+            lengths = batch.documents[row].unique_consecutive(return_counts=True)[1].tolist()
+            # A window may begin amid a document: its first part is read from where the window begins.
+            alone = [model(part[None]) for part in tokens.split(lengths)]
+            for mine, its in zip(packed[row].split(lengths), alone, strict=True):
+                torch.testing.assert_close(mine, its[0], atol=1e-6, rtol=0)
+
+
+def test_a_small_source_is_held_out_by_its_share(mixed: Corpus) -> None:
+    for about in mixed.meta["sources"]:
+        counts = {split: about["splits"][split]["documents"] for split in ("train", "held_out")}
+        assert counts["held_out"] >= sum(counts.values()) // 20
+    assert mixed.sources_held_out(32) == mixed.sources
+    assert mixed.sources_held_out(100_000) == ()

@@ -1,13 +1,14 @@
 """Which documents are held out: chosen by their hash, so that the same text is always on the same side."""
 
 import hashlib
+from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from trainer.errors import CorpusError
 
 HELD_OUT_SHARE = 0.05
-_SPREAD = 20  # a source of so many documents has at least one held out: 1 in 20 is the share
+_NEAR = int(4 * HELD_OUT_SHARE * 2**64)  # places that a source may need to come to its own share
 
 
 def place(text: str, seed: int) -> int:
@@ -29,31 +30,32 @@ class HoldOut:
 
 @dataclass
 class Places:
-    """What must be known of all documents to choose: gathered in a stream, in constant memory."""
+    """What must be known of all documents to choose: gathered in a stream, in some two bytes of memory a document."""
 
     documents: int = 0
     characters: int = 0
     _first: int = 1 << 64
     _last: list[int] = field(default_factory=list)  # the two largest
-    _least_of_sources: list[int] = field(default_factory=list)
+    _near: list[tuple[int, "array[int]"]] = field(default_factory=list)  # (documents, places near the threshold)
 
     def source(self, places: Iterable[tuple[int, int]]) -> int:
         """Note one source's documents as (place, characters); returns how many there were."""
-        least, most, count = 1 << 64, -1, 0
+        count, near = 0, array("Q")
         for at, characters in places:
             count += 1
             self.characters += characters
-            least, most = min(least, at), max(most, at)
+            self._first = min(self._first, at)
             if at not in self._last:
                 self._last = sorted([*self._last, at])[-2:]
+            if at <= _NEAR:
+                near.append(at)
         self.documents += count
-        self._first = min(self._first, least)
-        if count >= _SPREAD and least < most:
-            self._least_of_sources.append(least)
+        self._near.append((count, near))
         return count
 
     def chosen(self) -> HoldOut:
-        """About 5 %: at least one document is held out, and at least one is not.
+        """About 5 % of everything, at least one document, not all; and of each source 1 document in 20, where chance
+        gave fewer: it is to be judged on text of its own.
 
         Raises:
             CorpusError: there is one document only.
@@ -65,4 +67,7 @@ class Places:
                 "one a row",
             )
         threshold = min(max(int(HELD_OUT_SHARE * 2**64), self._first), self._last[0])
-        return HoldOut(threshold, frozenset(self._least_of_sources))
+        single = set()
+        for count, near in self._near:
+            single.update(sorted(set(near))[: int(HELD_OUT_SHARE * count)])
+        return HoldOut(threshold, frozenset(at for at in single if at > threshold))
