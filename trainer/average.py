@@ -38,7 +38,6 @@ class Average:
             parameter.copy_(self.weights[name])
             self.weights[name].copy_(trained)
 
-    def restore(self, weights: dict[str, Tensor]) -> None:
-        """Take `weights` as averaged so far."""
-        for name, weight in weights.items():
-            self.weights[name].copy_(weight)
+    def state(self) -> dict[str, Tensor]:
+        """What is saved, and filled when it is taken up again."""
+        return {f"average/{name}": weight for name, weight in self.weights.items()}

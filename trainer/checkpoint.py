@@ -1,14 +1,15 @@
 """Checkpoints: directories that are there whole or not at all.
 
-One holds model.safetensors, architecture.json, where Lfm2 can express it a Hugging Face config.json, the tokenizer
-with its configuration, what quantisation made of the model (`trainer.packed`), and while training the optimiser's
-state. All randomness of training is a function of seed and step, so the step is all there is to save of it.
+A sealed one is a finished model: model.safetensors, architecture.json, where Lfm2 can express it a Hugging Face
+config.json, the tokenizer with its configuration, and what quantisation made of the model (`trainer.packed`). A rolling
+one is where a training stands, in the shards of its ranks (`trainer.shards`). All randomness of training is a function
+of seed and step, so the step is all there is to save of it.
 """
 
 import hashlib
 import json
-import pickle
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,24 +19,21 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
+from torch import Tensor
 
 from trainer.architecture import Architecture
-from trainer.errors import CheckpointError, UnsupportedArchitecture
-from trainer.files import fresh_draft, fsync_directory, fsync_file, write_text
+from trainer.errors import CheckpointError, StorageFull, UnsupportedArchitecture
+from trainer.files import fresh_draft, fsync_directory, fsync_file, is_full, remove_drafts, write_text
 from trainer.interop import load_folder, load_weights, to_config, tokenizer_config, weights
 from trainer.model import HybridLM
 from trainer.packed import read_packing, tensors, write_packing
 from trainer.quantise import Packing
+from trainer.ranks import Ranks
+from trainer.shards import Shards, write_shards
 from trainer.tokenizer import end_of_text, load_tokenizer, require_fit
 
-_WEIGHTS, _ARCHITECTURE, _TRAINING, _TOKENIZER, _SUMS = (
-    "model.safetensors",
-    "architecture.json",
-    "training.pt",
-    "tokenizer.json",
-    "sha256.json",
-)
-_DELETE = "delete it to train from the start"
+_WEIGHTS, _ARCHITECTURE, _TOKENIZER, _SUMS = "model.safetensors", "architecture.json", "tokenizer.json", "sha256.json"
+_COPY = "copy it again, or train it again"
 
 
 @dataclass(frozen=True)
@@ -106,27 +104,6 @@ class Checkpoint:
         found[0].check(self.architecture)
         return found[0]
 
-    def restore(self, model: HybridLM) -> dict[str, Any]:
-        """Fill `model`, and return the training state beside it.
-
-        Raises:
-            CheckpointError: another architecture, no training state, or damaged files.
-        """
-        if self.architecture != model.architecture:
-            raise CheckpointError(
-                f"{self.directory} belongs to another architecture", advice="train in another directory"
-            )
-        self._verify()
-        load_weights(model, [self.directory / _WEIGHTS])
-        try:
-            state: dict[str, Any] = torch.load(self.directory / _TRAINING, weights_only=True)
-        except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as wrong:
-            raise CheckpointError(
-                f"{self.directory}: the training state cannot be read: {wrong}",
-                advice=_DELETE,
-            ) from wrong
-        return state
-
     def _verify(self) -> None:
         """Raise CheckpointError unless every file is as it was written: a flipped bit of a weight still loads."""
         sums = self.directory / _SUMS
@@ -135,11 +112,9 @@ class Checkpoint:
         try:
             damaged = [name for name, sum_ in json.loads(sums.read_text()).items() if self._sum(name) != sum_]
         except (OSError, ValueError, AttributeError) as wrong:
-            raise CheckpointError(f"{self.directory} cannot be read: {wrong}", advice=_DELETE) from wrong
+            raise CheckpointError(f"{self.directory} cannot be read: {wrong}", advice=_COPY) from wrong
         if damaged:
-            raise CheckpointError(
-                f"{self.directory}: {', '.join(damaged)} changed since it was written", advice=_DELETE
-            )
+            raise CheckpointError(f"{self.directory}: {', '.join(damaged)} changed since it was written", advice=_COPY)
 
     def _sum(self, name: str) -> str:
         with (self.directory / name).open("rb") as file:
@@ -147,41 +122,61 @@ class Checkpoint:
 
 
 class Rolling:
-    """The latest checkpoint of a training. The previous one goes when the new one is whole."""
+    """The latest state of a training, of all its ranks. The previous one goes when the new one is whole."""
 
-    def __init__(self, directory: Path, tokenizer: Tokenizer) -> None:
+    def __init__(self, directory: Path, ranks: Ranks | None = None) -> None:
         self.directory = directory
-        self._tokenizer = tokenizer
+        self._ranks = ranks or Ranks.alone()
 
-    def latest(self) -> Checkpoint | None:
-        """The one with the most steps."""
-        found = sorted(self.directory.glob("step-*"))
-        return Checkpoint(found[-1]) if found else None
-
-    def save(self, model: HybridLM, step: int, training: dict[str, Any]) -> Checkpoint:
-        """Save, then remove what is older.
+    def latest(self) -> Shards | None:
+        """The one that was saved last; verified.
 
         Raises:
-            CheckpointError: the disk is full or refuses; the previous checkpoint is untouched.
+            CheckpointError: it is damaged.
         """
-        previous = list(self.directory.glob("step-*"))
-        target = self.directory / f"step-{step:09d}"
-        _write(model, target, self._tokenizer, training)
-        for old in previous:
-            if old != target:
-                shutil.rmtree(old)
-        return Checkpoint(target)
+        saved = self._ranks.once(self._saved)
+        return Shards(saved[-1], self._ranks) if saved else None
+
+    def save(self, tensors: Mapping[str, Tensor], step: int, notes: Mapping[str, Any]) -> None:
+        """Save `tensors`, sharded or not, and `notes` as JSON; then remove what is older.
+
+        Raises:
+            StorageFull: the disk is full; the previous one is untouched.
+            CheckpointError: the disk refuses.
+        """
+        previous = self._ranks.once(self._saved)
+        # Numbered by saves, not by steps: a training that was rolled back comes by a step again.
+        number = int(previous[-1].name.split("-")[0]) + 1 if previous else 0
+        target = self.directory / f"{number:06d}-step-{step}"
+        draft: Path | None = None
+        try:
+            draft = self._ranks.once(lambda: self._draft(target))
+            write_shards(tensors, notes, draft, self._ranks)
+            self._ranks.once(lambda: _publish(draft, target))
+        except OSError as wrong:
+            raise _unwritable(target, draft, sum(tensor.nbytes for tensor in tensors.values()), wrong) from wrong
+        if self._ranks.first:
+            for old in previous:
+                shutil.rmtree(old, ignore_errors=True)
 
     def clear(self) -> None:
         """Remove all of it: the training is over and its result lies elsewhere."""
         shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _saved(self) -> list[Path]:
+        return sorted(self.directory.glob("*-step-*[0-9]"))
+
+    def _draft(self, target: Path) -> Path:
+        remove_drafts(self.directory)  # whoever was killed may come by another step next time
+        return fresh_draft(target)
 
 
 def seal(model: HybridLM, parent: Path, tokenizer: Tokenizer, quantisation: Quantised | None = None) -> Checkpoint:
     """Keep a finished model under `parent`, named by the sha256 of its content; the same content again costs nothing.
 
     Raises:
-        CheckpointError: the disk is full or refuses.
+        StorageFull: the disk is full.
+        CheckpointError: it refuses.
     """
     digest = hashlib.sha256(model.architecture.hash.encode())
     digest.update(tokenizer.to_str().encode())
@@ -194,7 +189,7 @@ def seal(model: HybridLM, parent: Path, tokenizer: Tokenizer, quantisation: Quan
         digest.update(tensor.cpu().view(torch.uint8).numpy().tobytes())
     target = parent / digest.hexdigest()
     if not target.exists():
-        _write(model, target, tokenizer, None, quantisation)
+        _write(model, target, tokenizer, quantisation)
     return Checkpoint(target)
 
 
@@ -215,21 +210,12 @@ def gathered(folder: Path, parent: Path) -> Checkpoint:
     return seal(model, parent, tokenizer)
 
 
-def _write(
-    model: HybridLM,
-    target: Path,
-    tokenizer: Tokenizer,
-    training: dict[str, Any] | None,
-    quantisation: Quantised | None = None,
-) -> None:
-    draft: Path | None = None
+def _write(model: HybridLM, target: Path, tokenizer: Tokenizer, quantisation: Quantised | None) -> None:
+    stored, draft = weights(model), None
     try:
         draft = fresh_draft(target)
-        save_file(weights(model), draft / _WEIGHTS, metadata={"format": "pt"})
+        save_file(stored, draft / _WEIGHTS, metadata={"format": "pt"})
         fsync_file(draft / _WEIGHTS)
-        if training is not None:
-            torch.save(training, draft / _TRAINING)
-            fsync_file(draft / _TRAINING)
         if quantisation is not None:
             write_packing(quantisation.packing, quantisation.found, draft)
         write_text(draft / _ARCHITECTURE, model.architecture.model_dump_json(indent=2))
@@ -241,16 +227,37 @@ def _write(
         sums = {path.name: written._sum(path.name) for path in sorted(draft.iterdir())}
         write_text(draft / _SUMS, json.dumps(sums, indent=2))
         fsync_directory(draft)
-        if target.exists():
-            shutil.rmtree(target)  # the same step, saved twice
-        draft.rename(target)
-        fsync_directory(target.parent)
+        _publish(draft, target)
     except (OSError, SafetensorError, RuntimeError) as wrong:
-        advice = "free some space and start again: the previous checkpoint is whole"
-        raise CheckpointError(f"{target} cannot be written: {wrong}", advice=advice) from wrong
-    finally:
-        if draft is not None:
-            shutil.rmtree(draft, ignore_errors=True)
+        raise _unwritable(target, draft, sum(tensor.nbytes for tensor in stored.values()), wrong) from wrong
+
+
+def _publish(draft: Path, target: Path) -> None:
+    if target.exists():  # another process was faster with the same content
+        shutil.rmtree(draft)
+        return
+    draft.rename(target)
+    fsync_directory(target.parent)
+
+
+def _unwritable(target: Path, draft: Path | None, needed: int, wrong: Exception) -> CheckpointError:
+    """What to raise when `target` could not be written; the draft is removed first, whose room is free again."""
+    if draft is not None:
+        shutil.rmtree(draft, ignore_errors=True)
+    kept = "start again: what was saved before is whole"
+    if not is_full(wrong):
+        return CheckpointError(f"{target} cannot be written: {wrong}", advice=f"mend the disk and {kept}")
+    there = next(folder for folder in target.absolute().parents if folder.exists())
+    mount = next(folder for folder in (there, *there.parents) if folder.is_mount())
+    free = shutil.disk_usage(there).free
+    return StorageFull(
+        f"{target} needs {_size(needed)}, and the file system at {mount} has {_size(free)} free",
+        advice=f"free some space and {kept}",
+    )
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 def _describe_for_hugging_face(architecture: Architecture, folder: Path, end: int) -> None:

@@ -24,14 +24,17 @@ from trainer.linear_cross_entropy import linear_cross_entropy, token_nats
 from trainer.metrics import memory_bytes, peak_flops, training_flops
 from trainer.model import HybridLM
 from trainer.optimisers import make_optimiser
+from trainer.ranks import Ranks
 from trainer.recipe import Recipe
 from trainer.spikes import Watch
+from trainer.state import restore_state, training_state
 from trainer.step import Loss as Loss  # others' losses are of this type
 from trainer.step import device_of, moved, prepared, take_step
 
 _WATCHED_WINDOWS = 64  # of a held-out figure while training
 
 
+MakeOptimiser = Callable[[HybridLM], Optimizer]
 Report = Callable[[int, int, dict[str, float]], None]
 """(tokens done, tokens in all, metrics)."""
 
@@ -50,30 +53,38 @@ class Run:
     """What surrounds a training: where it is saved, who is told, who may stop it."""
 
     rolling: Rolling | None = None
+    ranks: Ranks = field(default_factory=Ranks.alone)
     report: Report = silent
     should_stop: Callable[[], bool] = never
     save_seconds: float = 20.0
+    """Between saves; as many times longer as a save takes seconds, so that it costs at most a 20th of the time."""
     before_step: Callable[[int], None] | None = None
     seconds: float = field(default=0.0, init=False)
     """Time spent in steps, over every resumption."""
 
 
 def train(
-    model: HybridLM, corpus: Corpus, recipe: Recipe, loss: Loss, run: Run, optimiser: Optimizer | None = None
+    model: HybridLM, corpus: Corpus, recipe: Recipe, loss: Loss, run: Run, optimiser: MakeOptimiser | None = None
 ) -> None:
     """Train `model` in place for `recipe.steps` steps, from where `run.rolling` left off if it did.
 
-    Without an `optimiser` it is that of `make_optimiser`.
+    Among `run.ranks` a sharded copy is trained, and `model` filled with it at the end. `optimiser` makes what moves
+    the weights of the one that is trained; without it that is `make_optimiser`.
 
     Raises:
         Interrupted: `run.should_stop` said so; the state is saved.
         TrainingDiverged: the loss is not a finite number, or leapt too often; the last saved state is before it.
+        UnevenBatch: the ranks cannot share a batch evenly.
         ValueError: a recipe that returns to saved states, and a run that saves none.
     """
     if recipe.spikes and run.rolling is None:
         raise ValueError("to return to a saved state after a spike, a run must save one")
-    with prepared(model, recipe):
-        _Training(model, corpus, recipe, loss, run, optimiser or make_optimiser(model, recipe)).perform()
+    trained = run.ranks.shard(model)
+    with prepared(trained, recipe):
+        made = optimiser(trained) if optimiser else make_optimiser(trained, recipe)
+        _Training(trained, corpus, recipe, loss, run, made).perform()
+    run.ranks.gather(trained, model)
+    model.eval()
 
 
 class _Training:
@@ -87,6 +98,7 @@ class _Training:
         self._average = Average(model, recipe.ema) if recipe.ema else None
         self._watch = Watch(recipe.spikes) if recipe.spikes else None
         self._step = 0
+        self._pause = run.save_seconds
 
     def perform(self) -> None:
         if not self._resume() and self._watch:
@@ -98,7 +110,6 @@ class _Training:
                 self._save_or_stop()
         if self._average:
             self._average.exchange()
-        self._model.eval()
 
     def _advance(self) -> bool:
         """Take a step, or go back; whether it was taken."""
@@ -107,7 +118,10 @@ class _Training:
             self._run.before_step(self._step)
         recipe, number = self._recipe, self._step + (self._watch.skipped if self._watch else 0)
         batch = self._corpus.batch(number, size=recipe.batch, sequence=recipe.sequence, seed=recipe.seed)
-        done = take_step(self._model, batch, recipe, self._loss, self._optimiser, self._step, self._accepts)
+        ranks = self._run.ranks
+        done = take_step(
+            self._model, ranks.part(batch), recipe, self._loss, self._optimiser, self._step, self._accepts, ranks.mean
+        )
         if done is None:
             self._return()
             return False
@@ -146,7 +160,7 @@ class _Training:
 
     def _tell(self, done: dict[str, float]) -> None:
         recipe, run = self._recipe, self._run
-        if run.report is silent:
+        if run.report is silent and run.ranks.world == 1:  # of several, all evaluate or none
             return
         tokens = recipe.batch * recipe.sequence
         device = device_of(self._model)
@@ -156,7 +170,7 @@ class _Training:
         }
         if peak := peak_flops(device, getattr(torch, recipe.precision), torch.get_num_threads()):
             needed = training_flops(self._model.architecture, recipe.sequence)
-            metrics["flops_utilisation"] = metrics["tokens_per_second"] * needed / peak
+            metrics["flops_utilisation"] = metrics["tokens_per_second"] * needed / (peak * run.ranks.world)
         if self._watch and self._watch.returns:
             metrics |= {"spikes": float(self._watch.returns), "batches_skipped": float(self._watch.skipped)}
         if recipe.evaluate_every and self._step % recipe.evaluate_every == 0:
@@ -172,11 +186,12 @@ class _Training:
 
     def _save_or_stop(self) -> None:
         stop = self._step < self._recipe.steps and self._run.should_stop()
+        stop, due = self._run.ranks.any(stop, time.monotonic() - self._saved >= self._pause)
         if self._watch:
             # Where a spike leads back to must not depend on the clock, nor on who stopped when.
             if self._step % self._watch.options.every == 0:
                 self._save()
-        elif stop or time.monotonic() - self._saved >= self._run.save_seconds:
+        elif stop or due:
             self._save()
         if stop:
             steps = self._recipe.steps
@@ -187,30 +202,26 @@ class _Training:
         latest = self._run.rolling.latest() if self._run.rolling else None
         if latest is None:
             return False
-        state = latest.restore(self._model)
-        self._optimiser.load_state_dict(state["optimiser"])
+        restore_state(latest, self._model, self._optimiser)
         if self._average:
-            self._average.restore(state["average"])
+            latest.fill(self._average.state())
         if self._watch:
-            self._watch.restore(state["spikes"])
-        self._run.seconds = state["seconds"]
-        self._step = int(state["step"])
+            self._watch.restore(latest.notes["spikes"])
+        self._run.seconds = latest.notes["seconds"]
+        self._step = latest.notes["step"]
         return True
 
     def _save(self) -> None:
         if self._run.rolling is None:
             return
-        state: dict[str, Any] = {
-            "optimiser": self._optimiser.state_dict(),
-            "step": self._step,
-            "seconds": self._run.seconds,
-        }
-        if self._average:
-            state["average"] = self._average.weights
+        begun = time.monotonic()
+        state = training_state(self._model, self._optimiser) | (self._average.state() if self._average else {})
+        notes: dict[str, Any] = {"step": self._step, "seconds": self._run.seconds}
         if self._watch:
-            state["spikes"] = self._watch.state()
-        self._run.rolling.save(self._model, self._step, state)
+            notes["spikes"] = self._watch.state()
+        self._run.rolling.save(state, self._step, notes)
         self._saved = time.monotonic()
+        self._pause = self._run.save_seconds * max(1.0, self._saved - begun)
 
 
 def hard_labels(model: HybridLM, batch: Batch) -> Tensor:

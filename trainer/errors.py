@@ -64,3 +64,21 @@ class Interrupted(TrainerError):
     """Somebody asked to stop; what was reached is in the last checkpoint."""
 
     slug = "interrupted"
+
+
+class StorageFull(CheckpointError):
+    """A file system that has too little room for a checkpoint; the one before it is whole."""
+
+    slug = "storage-full"
+
+
+class UnevenBatch(TrainerError):
+    """A batch that the ranks cannot share evenly."""
+
+    slug = "uneven-batch"
+
+
+class RankLost(TrainerError):
+    """Another rank of a distributed training died."""
+
+    slug = "rank-lost"

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from trainer.linear import is_faster, product
+from trainer.sharded import held, rows_of, whole
 
 _QUINTIC = (3.4445, -4.7750, 2.0315)  # Jordan's: singular values end between about 0.7 and 1.2 after five rounds
 _ROUNDS = 5
@@ -40,11 +41,13 @@ class Muon(AdamW):
             state["step"] = torch.tensor(0.0)  # AdamW looks for it when a state is loaded
             state["momentum"] = torch.zeros_like(parameter)
         momentum: Tensor = state["momentum"].lerp_(gradient, 1 - _MOMENTUM)
-        direction = orthogonalised(gradient.lerp(momentum, _MOMENTUM))  # Nesterov's
+        nesterov = whole(gradient.lerp(momentum, _MOMENTUM))  # every rank orthogonalises, and takes its rows
+        direction = rows_of(orthogonalised(nesterov), parameter)
         # A change of this spectral norm moves outputs by as much at every width (arXiv 2310.17813, condition 1).
         rows, columns = parameter.shape
-        parameter.mul_(1 - group["lr"] * group["weight_decay"])
-        parameter.add_(direction, alpha=-group["lr"] * math.sqrt(rows / columns))
+        weight = held(parameter)
+        weight.mul_(1 - group["lr"] * group["weight_decay"])
+        weight.add_(direction, alpha=-group["lr"] * math.sqrt(rows / columns))
 
 
 def orthogonalised(matrix: Tensor) -> Tensor:

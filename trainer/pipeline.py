@@ -3,12 +3,12 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from trainer.architecture import Architecture
 from trainer.checkpoint import Checkpoint, Rolling
@@ -19,6 +19,8 @@ from trainer.files import fsync_directory, write_text
 from trainer.pretrain import Pretrain, Teacher
 from trainer.ptq import Ptq
 from trainer.qat import Qat
+from trainer.ranks import Ranks
+from trainer.recipe import Recipe
 from trainer.stage import Outcome, Stage, Workspace
 
 AnyStage = Annotated[Teacher | Pretrain | Qat | Ptq, Field(discriminator="kind")]
@@ -43,6 +45,15 @@ def default_stages(effort: float = 1.0) -> list[Teacher | Pretrain | Qat]:
     return [stage.model_copy(update={"tokens": max(1, round(stage.tokens * effort))}) for stage in plain]
 
 
+def stages_of(fields: Sequence[Mapping[str, Any]]) -> list[AnyStage]:
+    """Stages from their fields, `kind` among them.
+
+    Raises:
+        ValidationError: no such stage, or no such field of it.
+    """
+    return TypeAdapter(list[AnyStage]).validate_python(fields)
+
+
 def run(
     stages: Sequence[Stage],
     architecture: Architecture,
@@ -53,6 +64,7 @@ def run(
     report: StageReport = silent,
     finished: Callable[[int, Outcome], None] = nothing,
     should_stop: Callable[[], bool] = never,
+    ranks: Ranks | None = None,
 ) -> tuple[Checkpoint, list[Outcome]]:
     """Take `architecture` through `stages`; the last model's checkpoint, and how every stage ended.
 
@@ -60,6 +72,8 @@ def run(
 
     Everything lies under `directory`; a stage's part of it is named by what determines the stage, so a changed stage
     starts anew and those before it are kept. `finished` is called for skipped stages too.
+
+    Among `ranks` all call this alike, and see the same `directory`; the first one writes and reports.
 
     Raises:
         TrainerError: see trainer.errors; after Interrupted the same call carries on.
@@ -71,10 +85,14 @@ def run(
             advice="prepare the corpus with the architecture's vocab_size",
         )
     corpus.verify()
-    workspace = Workspace(architecture, corpus, {}, start, directory, directory / "sealed", _unheard, should_stop)
+    ranks = ranks or Ranks.alone()
+    workspace = Workspace(
+        architecture, corpus, {}, start, directory, directory / "sealed", _unheard, should_stop, ranks
+    )
     outcomes: list[Outcome] = []
     for index, stage in enumerate(stages):
-        outcome = _once(stage, index, replace(workspace, report=_heard(report, index)), directory)
+        heard = _heard(report, index) if ranks.first else _unheard
+        outcome = _once(stage, index, replace(workspace, report=heard), directory)
         checkpoint = Checkpoint(directory / outcome.checkpoint)
         workspace = replace(
             workspace,
@@ -82,7 +100,8 @@ def run(
             start=checkpoint if stage.changes_model else workspace.start,
         )
         outcomes.append(outcome)
-        finished(index, outcome)
+        if ranks.first:
+            finished(index, outcome)
     if workspace.start is None:
         raise CheckpointError("no stage trained a model", advice="add a pretraining stage")
     return workspace.start, outcomes
@@ -90,17 +109,30 @@ def run(
 
 def _once(stage: Stage, index: int, workspace: Workspace, directory: Path) -> Outcome:
     place = directory / f"{index:02d}-{stage.kind}-{_fingerprint(stage, workspace)[:16]}"
-    kept = _kept(place / "outcome.json", directory)
+    ranks = workspace.ranks
+    kept = ranks.once(lambda: _kept(place / "outcome.json", directory))
     if kept is None:
-        place.mkdir(parents=True, exist_ok=True)
-        outcome = stage.perform(replace(workspace, directory=place / "training"))
-        kept = outcome.model_copy(update={"checkpoint": outcome.checkpoint.relative_to(directory)})
-        draft = place / f".outcome.{os.getpid()}"
-        write_text(draft, kept.model_dump_json(indent=2))
-        draft.rename(place / "outcome.json")
-        fsync_directory(place)
-    Rolling(place / "training", workspace.corpus.tokenizer).clear()
+        outcome = _perform(stage, replace(workspace, directory=place / "training"))
+        relative = outcome.model_copy(update={"checkpoint": outcome.checkpoint.relative_to(directory)})
+        kept = ranks.once(lambda: _keep(relative, place))
+    ranks.once(Rolling(place / "training").clear)
     return kept
+
+
+def _perform(stage: Stage, workspace: Workspace) -> Outcome:
+    """Ranks share the work of a stage that trains; any other is done by the first."""
+    if isinstance(stage, Recipe):
+        return stage.perform(workspace)
+    return workspace.ranks.once(lambda: stage.perform(replace(workspace, ranks=Ranks.alone())))
+
+
+def _keep(outcome: Outcome, place: Path) -> Outcome:
+    place.mkdir(parents=True, exist_ok=True)
+    draft = place / f".outcome.{os.getpid()}"
+    write_text(draft, outcome.model_dump_json(indent=2))
+    draft.rename(place / "outcome.json")
+    fsync_directory(place)
+    return outcome
 
 
 def _kept(file: Path, directory: Path) -> Outcome | None:
@@ -130,4 +162,4 @@ def _heard(report: StageReport, index: int) -> Callable[[int, int, dict[str, flo
 
 
 def _unheard(done: int, total: int, metrics: dict[str, float]) -> None:
-    """Between stages nobody reports."""
+    """Between stages nobody reports, and of several ranks only the first."""

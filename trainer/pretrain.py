@@ -8,7 +8,6 @@ from pydantic import Field
 from torch import Tensor
 
 from trainer.architecture import Architecture, Attention
-from trainer.checkpoint import seal
 from trainer.data import Batch
 from trainer.distil import distilled
 from trainer.engine import hard_labels, train
@@ -91,7 +90,7 @@ def _pretrain(stage: Teacher | Pretrain, model: HybridLM, loss: Loss, workspace:
     run = workspace.run()
     before = workspace.held_out(model, stage.sequence)
     train(model, workspace.corpus, stage, loss, run)
-    sealed = seal(model, workspace.sealed, workspace.corpus.tokenizer)
+    sealed = workspace.seal(model)
     return Outcome(
         stage=stage.kind,
         checkpoint=sealed.directory,

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from trainer.calibrate import calibration
-from trainer.checkpoint import Quantised, seal
+from trainer.checkpoint import Quantised
 from trainer.errors import CheckpointError
 from trainer.gptq import post_training
 from trainer.options import PtqOptions
@@ -46,7 +46,7 @@ class Ptq(PtqOptions):
         seconds = time.monotonic() - begun
         after = workspace.held_out(quantised(full, packing), self.sequence)
         found |= {"by": self.method, "scales": self.scales, **after}
-        sealed = seal(full, workspace.sealed, workspace.corpus.tokenizer, Quantised(packing, found))
+        sealed = workspace.seal(full, Quantised(packing, found))
         return Outcome(
             stage=self.kind,
             checkpoint=sealed.directory,

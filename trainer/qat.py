@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.optim import Optimizer
 
-from trainer.checkpoint import Quantised, seal
+from trainer.checkpoint import Quantised
 from trainer.data import Batch
 from trainer.distil import forward_kl
 from trainer.engine import train
@@ -51,17 +51,17 @@ class Qat(Recipe, QatOptions):
         if workspace.start is None:
             raise CheckpointError("there is no model to quantise", advice="put a pretraining stage before it")
         full = workspace.start.model().requires_grad_(False)
-        scheme, found = chosen(self, full, workspace, self.sequence, self.seed)
+        scheme, found = workspace.ranks.once(lambda: chosen(self, full, workspace, self.sequence, self.seed))
         model = self.prepared(workspace.start.model(), scheme)
         run = workspace.run()
         run.before_step = self.forward_noise(model)
         before = workspace.held_out(quantised(full, scheme), self.sequence)
         before["full_precision_bits_per_byte"] = workspace.held_out(full, self.sequence)["bits_per_byte"]
-        train(model, workspace.corpus, self, self.loss(full), run, self.optimiser_of(model))
+        train(model, workspace.corpus, self, self.loss(full), run, self.optimiser_of)
         plain, packing = masters(model), pack_trained(model, scheme)
         after = workspace.held_out(quantised(plain, packing), self.sequence)
         found |= {"by": self.kind, "scales": self.scales, **after}
-        sealed = seal(plain, workspace.sealed, workspace.corpus.tokenizer, Quantised(packing, found))
+        sealed = workspace.seal(plain, Quantised(packing, found))
         return Outcome(
             stage=self.kind,
             checkpoint=sealed.directory,

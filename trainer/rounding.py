@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from trainer.sharded import held, rows_of
+
 _STEP = 1 << 128  # a step's own part of Philox's 256-bit counter
 
 
@@ -23,6 +25,10 @@ class Noise:
 
     def __init__(self, seed: int) -> None:
         self.seed, self.step = seed, 0
+
+    def __deepcopy__(self, known: object) -> "Noise":
+        """Copies of a model draw from the one source whose step is set."""
+        return self
 
     def bits(self, name: str, shape: Sequence[int]) -> Tensor:
         """Uniform integers of 16 bits, as int32."""
@@ -82,23 +88,25 @@ class RoundedAdamW(Optimizer):
             state["step"] = torch.tensor(0.0)
             state["mean"], state["square"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
         state["step"] += 1
-        step, gradient = int(state["step"]), parameter.grad.float()  # type: ignore[union-attr]
+        step, gradient = int(state["step"]), held(parameter.grad).float()  # type: ignore[arg-type]
         (first, second), rate = group["betas"], group["lr"]
-        mean = state["mean"].float().lerp_(gradient, 1 - first)
-        square = state["square"].float().mul_(second).addcmul_(gradient, gradient, value=1 - second)
+        mean = held(state["mean"]).float().lerp_(gradient, 1 - first)
+        square = held(state["square"]).float().mul_(second).addcmul_(gradient, gradient, value=1 - second)
         scale = (square / (1 - second**step)).sqrt_().add_(group["eps"])
-        weight = parameter.float() * (1 - rate * group["weight_decay"])
+        weight = held(parameter).float() * (1 - rate * group["weight_decay"])
         weight.addcdiv_(mean, scale, value=-rate / (1 - first**step))
         name = self._names[parameter]
-        parameter.copy_(self._rounded(weight, parameter.dtype, name, step))
+        held(parameter).copy_(self._rounded(weight, parameter, name, step))
         for moment, value in (("mean", mean), ("square", square)):
-            state[moment].copy_(self._rounded(value, parameter.dtype, f"{moment} of {name}", step))
+            held(state[moment]).copy_(self._rounded(value, parameter, f"{moment} of {name}", step))
 
-    def _rounded(self, value: Tensor, kind: torch.dtype, name: str, step: int) -> Tensor:
-        if self._noise is None or kind is not torch.bfloat16:
+    def _rounded(self, value: Tensor, parameter: nn.Parameter, name: str, step: int) -> Tensor:
+        """`value` of this rank's rows of `parameter`, as it is stored."""
+        if self._noise is None or parameter.dtype is not torch.bfloat16:
             return value
         self._noise.step = step
-        return stochastically_rounded(value, self._noise.bits(name, value.shape))
+        bits = self._noise.bits(name, parameter.shape)  # of all rows: what is drawn does not depend on the ranks
+        return stochastically_rounded(value, rows_of(bits, parameter))
 
 
 def in_bfloat16(model: nn.Module) -> None:

@@ -1,17 +1,18 @@
 """What a stage is: a configuration that turns a checkpoint into a better one, with figures before and after."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from trainer.architecture import Architecture
-from trainer.checkpoint import Checkpoint, Rolling
+from trainer.checkpoint import Checkpoint, Quantised, Rolling, seal
 from trainer.data import Corpus
 from trainer.engine import Report, Run, bits_per_byte
 from trainer.model import HybridLM
+from trainer.ranks import Ranks
 
 
 class Outcome(BaseModel):
@@ -40,11 +41,16 @@ class Workspace:
     sealed: Path
     report: Report
     should_stop: Callable[[], bool]
+    ranks: Ranks = field(default_factory=Ranks.alone)
 
     def run(self) -> Run:
         """A Run that saves under this stage's directory."""
-        rolling = Rolling(self.directory, self.corpus.tokenizer)
-        return Run(rolling=rolling, report=self.report, should_stop=self.should_stop)
+        rolling = Rolling(self.directory, self.ranks)
+        return Run(rolling=rolling, ranks=self.ranks, report=self.report, should_stop=self.should_stop)
+
+    def seal(self, model: HybridLM, quantisation: Quantised | None = None) -> Checkpoint:
+        """Keep a finished model; every rank has it, the first writes it."""
+        return self.ranks.once(lambda: seal(model, self.sealed, self.corpus.tokenizer, quantisation))
 
     def held_out(self, model: HybridLM, sequence: int) -> dict[str, float]:
         """The figures every stage reports."""

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from trainer.data import Batch
 from trainer.model import HybridLM
 from trainer.recipe import Recipe
+from trainer.sharded import whole
 
 Loss = Callable[[HybridLM, Batch], Tensor]
 """The mean over a batch's positions."""
@@ -24,8 +25,11 @@ def take_step(
     optimiser: Optimizer,
     step: int,
     accepts: Callable[[float], bool],
+    mean: Callable[[Tensor], float] = float,
 ) -> dict[str, float] | None:
     """Move the weights by one batch. None, and nothing is moved, where its loss is not accepted.
+
+    `mean` is of the losses of all ranks, where they share the batch.
 
     Returns:
         The loss before the step, the norm of its gradient before clipping, and the rate that was taken.
@@ -33,14 +37,14 @@ def take_step(
     for group in optimiser.param_groups:
         group["lr"] = recipe.learning_rate * recipe.rate(step) * group["scale"]
     optimiser.zero_grad(set_to_none=True)
-    value = float(_accumulate(model, batch, recipe, loss))
+    value = mean(_accumulate(model, batch, recipe, loss))
     if not accepts(value):
         return None
     norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
     optimiser.step()
     return {
         "loss": value,
-        "gradient_norm": float(norm),
+        "gradient_norm": float(whole(norm)),
         "learning_rate": recipe.learning_rate * recipe.rate(step),
     }
 

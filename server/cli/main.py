@@ -23,6 +23,7 @@ _COMMANDS = {
     "server": "server",
     "agent": "agent",
     "demo": "demo",
+    "train": "train",
     "quantise": "quantise",
     "merge": "merge",
     "generate": "generate",

@@ -33,8 +33,18 @@ def parse_options(pairs: list[str]) -> dict[str, Any]:
     return found
 
 
+def parse_fields(text: str) -> dict[str, Any]:
+    """NAME or NAME:OPTION=VALUE,... as {"kind": NAME, OPTION: VALUE}; commas inside brackets belong to a value.
+
+    Raises:
+        MalformedOption: see `parse_options`.
+    """
+    name, _, rest = text.partition(":")
+    return {"kind": name, **(parse_options(_split(rest)) if rest else {})}
+
+
 def parse_stage(text: str) -> "StageRequest":
-    """NAME or NAME:OPTION=VALUE,... with `tokens` among the options; commas inside brackets belong to a value.
+    """What `parse_fields` reads as a request to the server, with `tokens` among the options.
 
     Raises:
         MalformedOption: see `parse_options`.
@@ -42,9 +52,9 @@ def parse_stage(text: str) -> "StageRequest":
     """
     from server.runs import StageRequest
 
-    name, _, rest = text.partition(":")
-    options = parse_options(_split(rest) if rest else [])
-    return StageRequest.model_validate({"name": name, "tokens": options.pop("tokens", None), "options": options})
+    options = parse_fields(text)
+    named = {"name": options.pop("kind"), "tokens": options.pop("tokens", None)}
+    return StageRequest.model_validate({**named, "options": options})
 
 
 def _split(text: str) -> list[str]:

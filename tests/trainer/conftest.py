@@ -1,4 +1,6 @@
+import subprocess
 import sysconfig
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -38,3 +40,15 @@ def corpus(text_files: list[Path], tmp_path_factory: pytest.TempPathFactory) -> 
 def tiny() -> Architecture:
     blocks = (ShortConv(), Attention(heads=2, kv_heads=1, head_dim=16))
     return Architecture(vocab_size=VOCABULARY, width=32, ffn_width=64, blocks=blocks)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("only root mounts a file system")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
