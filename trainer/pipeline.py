@@ -13,7 +13,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from trainer.architecture import Architecture
 from trainer.checkpoint import Checkpoint, Rolling
 from trainer.data import Corpus
-from trainer.engine import never
+from trainer.engine import Run, never
 from trainer.errors import CheckpointError, CorpusError
 from trainer.files import fsync_directory, write_text
 from trainer.pretrain import Pretrain, Teacher
@@ -65,6 +65,7 @@ def run(
     finished: Callable[[int, Outcome], None] = nothing,
     should_stop: Callable[[], bool] = never,
     ranks: Ranks | None = None,
+    save_seconds: float = Run.save_seconds,
 ) -> tuple[Checkpoint, list[Outcome]]:
     """Take `architecture` through `stages`; the last model's checkpoint, and how every stage ended.
 
@@ -87,7 +88,7 @@ def run(
     corpus.verify()
     ranks = ranks or Ranks.alone()
     workspace = Workspace(
-        architecture, corpus, {}, start, directory, directory / "sealed", _unheard, should_stop, ranks
+        architecture, corpus, {}, start, directory, directory / "sealed", _unheard, should_stop, ranks, save_seconds
     )
     outcomes: list[Outcome] = []
     for index, stage in enumerate(stages):

@@ -42,11 +42,12 @@ class Workspace:
     report: Report
     should_stop: Callable[[], bool]
     ranks: Ranks = field(default_factory=Ranks.alone)
+    save_seconds: float = Run.save_seconds
 
     def run(self) -> Run:
         """A Run that saves under this stage's directory."""
         rolling = Rolling(self.directory, self.ranks)
-        return Run(rolling=rolling, ranks=self.ranks, report=self.report, should_stop=self.should_stop)
+        return Run(rolling, self.ranks, self.report, self.should_stop, self.save_seconds)
 
     def seal(self, model: HybridLM, quantisation: Quantised | None = None) -> Checkpoint:
         """Keep a finished model; every rank has it, the first writes it."""

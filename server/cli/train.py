@@ -29,6 +29,7 @@ def train(
     text: TextOption = None,
     python_stdlib: StdlibOption = False,
     corpus: CorpusOption = None,
+    save_seconds: Annotated[float, typer.Option(help="Between checkpoints; longer where saving takes long.")] = 20.0,
     json: JsonOption = False,
 ) -> None:
     """Train a model in this process, or in many that torchrun starts. Ctrl-C saves; the same command carries on.
@@ -63,7 +64,15 @@ def train(
             with meter.shown() if ranks.first else nullcontext():
                 read = ranks.once(lambda: read_corpus(out, model.vocab_size, tokenizer, given, meter.text).directory)
                 final, outcomes = pipeline.run(
-                    stages, model, read, out, start=begin, report=meter.stage, should_stop=should_stop, ranks=ranks
+                    stages,
+                    model,
+                    read,
+                    out,
+                    start=begin,
+                    report=meter.stage,
+                    should_stop=should_stop,
+                    ranks=ranks,
+                    save_seconds=save_seconds,
                 )
         except TrainerError:
             if ranks.first:
