@@ -181,6 +181,7 @@ class _Training:
         self._model.eval()
         with self._average.in_place() if self._average else nullcontext():
             found = bits_per_byte(self._model, self._corpus, sequence=self._recipe.sequence, windows=_WATCHED_WINDOWS)
+            self._run.ranks.reshard(self._model)
         self._model.train()
         return {"bits_per_byte": found}
 

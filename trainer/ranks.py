@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 
 from trainer.data import Batch
 from trainer.errors import RankLost, TrainerError, UnevenBatch
@@ -82,6 +82,12 @@ class Ranks:
         for name in ("hidden", "logits"):  # losses call them without forward
             register_fsdp_forward_method(sharded, name)
         return sharded
+
+    def reshard(self, sharded: HybridLM) -> None:
+        """Let go of what a forward pass gathered and no backward pass followed."""
+        for module in sharded.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
 
     def gather(self, sharded: HybridLM, model: HybridLM) -> None:
         """Fill `model` with what `shard` made of it and was trained since, on every rank."""

@@ -83,10 +83,10 @@ def test_an_orthogonalised_matrix_has_singular_values_near_one(shape: tuple[int,
 def test_what_is_stopped_carries_on_to_the_same_bits(
     corpus: Corpus, tiny: Architecture, tmp_path: Path, fields: dict[str, object]
 ) -> None:
-    whole = _trained(corpus, tiny, run=Run(Rolling(tmp_path / "whole", corpus.tokenizer)), **fields)
+    whole = _trained(corpus, tiny, run=Run(Rolling(tmp_path / "whole")), **fields)
     for _ in range(10):
         asked = iter([False] * 5 + [True])
-        run = Run(Rolling(tmp_path / "stopped", corpus.tokenizer), should_stop=lambda asked=asked: next(asked))
+        run = Run(Rolling(tmp_path / "stopped"), should_stop=lambda asked=asked: next(asked))
         try:
             stopped = _trained(corpus, tiny, run=run, **fields)
         except Interrupted:
@@ -135,7 +135,7 @@ def test_a_spike_returns_to_the_saved_state_and_passes_its_batches_over(
 ) -> None:
     spikes = Spikes(every=5, window=8)
     heard: list[dict[str, float]] = []
-    run = Run(Rolling(tmp_path, corpus.tokenizer), report=lambda done, total, metrics: heard.append(metrics))
+    run = Run(Rolling(tmp_path), report=lambda done, total, metrics: heard.append(metrics))
     left = _trained(corpus, tiny, _poisoned({12}, corpus, factor), run, spikes=spikes)
 
     class Without(Corpus):
@@ -151,13 +151,13 @@ def test_a_spike_returns_to_the_saved_state_and_passes_its_batches_over(
 
 
 def test_a_loss_that_keeps_leaping_is_given_up(corpus: Corpus, tiny: Architecture, tmp_path: Path) -> None:
-    run = Run(Rolling(tmp_path, corpus.tokenizer))
+    run = Run(Rolling(tmp_path))
     spikes = Spikes(every=5, window=8, most=3)
     with pytest.raises(TrainingDiverged, match="leapt 4 times"):
         _trained(corpus, tiny, _poisoned(set(range(12, 60)), corpus, math.nan), run, spikes=spikes)
     latest = run.rolling.latest() if run.rolling else None
     assert latest is not None
-    assert latest.restore(HybridLM(tiny))["step"] == 10
+    assert latest.notes["step"] == 10
 
 
 def test_operations_are_those_that_torch_counts() -> None:

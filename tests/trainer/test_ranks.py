@@ -21,28 +21,44 @@ from trainer.model import HybridLM
 from trainer.pretrain import Pretrain, Teacher
 from trainer.qat import Qat
 from trainer.ranks import Ranks
-from trainer.recipe import Recipe
+from trainer.recipe import Recipe, Spikes
 from trainer.rounding import Noise, RoundedAdamW
 
 _RECIPE = Recipe(tokens=8 * 32 * 12, batch=8, sequence=32, learning_rate=1e-2, seed=5)
+_RICH = _RECIPE.model_copy(
+    update={
+        "optimiser": "muon",
+        "micro_batch": 2,
+        "ema": 0.9,
+        "checkpoint_activations": True,
+        "evaluate_every": 4,
+        "spikes": Spikes(every=2),
+    }
+)
 _SMALL = {"tokens": 8 * 32 * 4, "batch": 8, "sequence": 32}
 
 Trained = tuple[dict[int, float], dict[str, NDArray[np.float32]]]
 """(loss by tokens done, weights)."""
 
 
-def _train(ranks: Ranks, corpus: Path, architecture: Architecture, rolling: Path | None, until: int) -> Trained:
+def _train(
+    ranks: Ranks, corpus: Path, architecture: Architecture, rolling: Path | None, until: int, recipe: Recipe = _RECIPE
+) -> Trained:
     """Carry on a training until so many steps are done."""
     losses: dict[int, float] = {}
+
+    def report(done: int, total: int, metrics: dict[str, float]) -> None:
+        losses[done // 256] = metrics["loss"]
+
     model = HybridLM(architecture, seed=2)
     run = Run(
         Rolling(rolling, ranks) if rolling else None,
         ranks,
-        report=lambda done, _, metrics: losses.update({done // 256: metrics["loss"]}),
+        report=report,
         should_stop=lambda: ranks.first and until in losses,  # the others hear of it
     )
     with suppress(Interrupted):
-        train(model, Corpus.open(corpus), _RECIPE, hard_labels, run)
+        train(model, Corpus.open(corpus), recipe, hard_labels, run)
     return losses, {name: tensor.numpy() for name, tensor in model.state_dict().items()}
 
 
@@ -71,6 +87,17 @@ def test_one_two_and_four_ranks_learn_alike_and_carry_each_other_on(
         resumed = together(2, _train, *given, tmp_path / "resumed", until)
     for (_, found), (_, undisturbed) in zip(resumed, calm, strict=True):
         assert all((found[name] == weight).all() for name, weight in undisturbed.items())
+
+
+def test_what_a_recipe_can_ask_for_is_the_same_over_ranks(corpus: Corpus, tiny: Architecture, tmp_path: Path) -> None:
+    """Muon's whole matrices, passes over parts of the batch, averaged weights, figures and saved states on the way."""
+    alone, weights = _train(Ranks.alone(), corpus.directory, tiny, tmp_path / "alone", 99, _RICH)
+    together(2, _train, corpus.directory, tiny, tmp_path / "ranks", 7, _RICH)
+    losses, found = together(2, _train, corpus.directory, tiny, tmp_path / "ranks", 99, _RICH)[0]
+    assert losses == pytest.approx({step: loss for step, loss in alone.items() if step >= min(losses)}, rel=1e-4)
+    assert min(losses) == 7  # the state after six steps was saved
+    for name, weight in weights.items():
+        assert found[name] == pytest.approx(weight, abs=1e-3), name
 
 
 def _stages() -> list[Teacher | Pretrain | Qat]:
