@@ -24,6 +24,12 @@ class TokenizerError(TrainerError):
     slug = "bad-tokenizer"
 
 
+class TeacherError(TrainerError):
+    """A teacher that cannot teach: missing, of another tokenizer, or a cache of something else."""
+
+    slug = "bad-teacher"
+
+
 class CheckpointError(TrainerError):
     """A checkpoint that is missing, cut short, or belongs to another architecture."""
 

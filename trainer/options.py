@@ -1,8 +1,9 @@
-"""What can be chosen of the stages that quantise. Free of torch: a server checks it before anything runs."""
+"""What can be chosen of the stages. Free of torch: a server checks it before anything runs."""
 
-from typing import Literal
+from pathlib import Path
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from trainer.precision import EIGHT, FOUR, Precision, Scheme
 
@@ -20,6 +21,36 @@ class _Rounded(BaseModel):
         default=CANDIDATES, min_length=1, description="Precisions to choose from under a budget"
     )
     calibration_windows: int = Field(default=64, ge=1, le=65_536, description="Windows of training text to look at")
+
+
+class DistilOptions(BaseModel):
+    """Of learning from a teacher."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    teacher: Path | None = Field(
+        default=None,
+        description="A checkpoint of ours, a folder of transformers, or what `fulcrum teach` made; "
+        "without one, what the teacher stage trained, or no teacher",
+    )
+    distillation: float = Field(default=0.5, ge=0, le=1, description="Share of the loss that is distillation")
+    top_k: int = Field(default=32, ge=1, le=4096, description="Tokens of the teacher's predictions that are compared")
+    temperature: float = Field(default=2.0, gt=0, le=100)
+    beta: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="Compare whole vocabularies instead, by generalised JSD: 0 forward KL, 1 reverse KL",
+    )
+    cached: bool = Field(
+        default=False, description="Ask the teacher once, before training, and keep its top K for other students"
+    )
+
+    @model_validator(mode="after")
+    def _a_cache_holds_top_k(self) -> Self:
+        if self.cached and self.beta is not None:
+            raise ValueError("a cache holds the teacher's top K: whole vocabularies (beta) need the teacher itself")
+        return self
 
 
 class QatOptions(_Rounded):

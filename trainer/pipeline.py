@@ -22,6 +22,7 @@ from trainer.qat import Qat
 from trainer.ranks import Ranks
 from trainer.recipe import Recipe
 from trainer.stage import Outcome, Stage, Workspace
+from trainer.teachers.folder import identity
 
 AnyStage = Annotated[Teacher | Pretrain | Qat | Ptq, Field(discriminator="kind")]
 """A stage as it is written in JSON, told apart by `kind`."""
@@ -153,6 +154,8 @@ def _fingerprint(stage: Stage, workspace: Workspace) -> str:
         "corpus": workspace.corpus.meta["key"],
         "checkpoints": {kind: found.directory.name for kind, found in workspace.checkpoints.items()},
     }
+    if isinstance(stage, Pretrain) and stage.teacher is not None:
+        known["teacher"] = identity(stage.teacher)
     if workspace.start is not None and not workspace.checkpoints:
         known["start"] = workspace.start.directory.name
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()

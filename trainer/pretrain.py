@@ -1,20 +1,23 @@
 """Pretraining from nothing: a teacher on hard labels, then the model itself, distilled from that teacher."""
 
 import math
+from pathlib import Path
 from typing import ClassVar, Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
+from trainer import distilled
 from trainer.architecture import Architecture, Attention
-from trainer.data import Batch
-from trainer.distil import distilled
 from trainer.engine import hard_labels, train
+from trainer.errors import TeacherError
 from trainer.model import HybridLM
+from trainer.options import DistilOptions
 from trainer.recipe import Recipe
 from trainer.stage import Outcome, Workspace
 from trainer.step import Loss
+from trainer.teachers.cache import Plan, TeacherCache, teach
+from trainer.teachers.folder import identity, open_teacher
+from trainer.teachers.teacher import LiveTeacher
 
 
 class Teacher(Recipe):
@@ -32,38 +35,70 @@ class Teacher(Recipe):
         return _pretrain(self, model, hard_labels, workspace)
 
 
-class Pretrain(Recipe):
-    """Trains the model on hard labels and, if there was a teacher stage, on the teacher's top-K predictions."""
+class Pretrain(Recipe, DistilOptions):
+    """Trains the model on hard labels and, where there is a teacher, on what it predicts."""
 
     changes_model: ClassVar[bool] = True
 
     kind: Literal["pretrain"] = "pretrain"
     tokens: int = Field(default=320_000, ge=1)
-    distillation: float = Field(default=0.5, ge=0, le=1, description="Share of the loss that is distillation")
-    top_k: int = Field(default=32, ge=1)
-    temperature: float = Field(default=2.0, gt=0)
 
     def perform(self, workspace: Workspace) -> Outcome:
-        """Train the model."""
-        model = HybridLM(workspace.architecture, seed=self.seed)
-        teacher = workspace.checkpoints.get("teacher")
-        loss = hard_labels if teacher is None or self.distillation == 0 else self._from(teacher.model())
-        return _pretrain(self, model, loss, workspace)
+        """Train the model.
 
-    def _from(self, teacher: HybridLM) -> Loss:
-        def loss(model: HybridLM, batch: Batch) -> Tensor:
-            with torch.no_grad():
-                known = teacher(batch.inputs, documents=batch.documents)
-            return distilled(
-                model(batch.inputs, documents=batch.documents),
-                batch.targets,
-                known,
-                share=self.distillation,
-                top_k=self.top_k,
-                temperature=self.temperature,
+        Raises:
+            TeacherError: see `trainer.teachers.folder.open_teacher` and `trainer.teachers.cache`.
+        """
+        model = HybridLM(workspace.architecture, seed=self.seed)
+        return _pretrain(self, model, self._loss(workspace), workspace)
+
+    def _loss(self, workspace: Workspace) -> Loss:
+        stage = workspace.checkpoints.get("teacher")
+        folder = self.teacher or (stage.directory if stage else None)
+        if folder is None or self.distillation == 0:
+            return hard_labels
+        teacher = open_teacher(folder, workspace.corpus)
+        if self.beta is not None:
+            whole = _with_whole_vocabulary(teacher, workspace.corpus.vocab_size)
+            return distilled.from_whole(whole, self.distillation, self.beta, self.temperature)
+        if isinstance(teacher, TeacherCache):
+            teacher.require(self._plan(folder, workspace), self.steps * self.batch)
+        elif self.cached:
+            teacher = self._remembered(teacher, self._plan(folder, workspace), workspace)
+        return distilled.from_top_k(teacher, self.distillation, self.top_k, self.temperature)
+
+    def _plan(self, folder: Path, workspace: Workspace) -> Plan:
+        corpus = workspace.corpus
+        return Plan(
+            corpus=corpus.meta["key"],
+            teacher=identity(folder),
+            vocab_size=corpus.vocab_size,
+            sequence=self.sequence,
+            seed=self.seed,
+            top_k=self.top_k,
+        )
+
+    def _remembered(self, teacher: LiveTeacher, plan: Plan, workspace: Workspace) -> TeacherCache:
+        # Beside the sealed checkpoints, not in the stage's own place: another student finds it there.
+        kept = workspace.sealed.with_name("taught") / plan.key
+
+        def report(done: int, total: int) -> None:
+            workspace.report(done * self.sequence, total * self.sequence, {})
+
+        def fill() -> None:
+            teach(
+                teacher,
+                workspace.corpus,
+                kept,
+                plan,
+                windows=self.steps * self.batch,
+                batch=self.batch,
+                report=report,
+                should_stop=workspace.should_stop,
             )
 
-        return loss
+        workspace.ranks.once(fill)
+        return TeacherCache.open(kept)
 
 
 def widened(architecture: Architecture, factor: float) -> Architecture:
@@ -84,6 +119,20 @@ def widened(architecture: Architecture, factor: float) -> Architecture:
         "blocks": [block.model_dump() for block in blocks],
     }
     return Architecture.model_validate(fields)
+
+
+def _with_whole_vocabulary(teacher: LiveTeacher | TeacherCache, vocab_size: int) -> LiveTeacher:
+    if isinstance(teacher, TeacherCache):
+        raise TeacherError(
+            f"{teacher.directory} holds a teacher's top K alone, and beta compares whole vocabularies",
+            advice="name the teacher's own folder, or leave beta out",
+        )
+    if teacher.vocab_size != vocab_size:
+        raise TeacherError(
+            f"{teacher.name} predicts {teacher.vocab_size} ids, and the corpus has {vocab_size}",
+            advice="leave beta out: a top K of fewer ids can be compared",
+        )
+    return teacher
 
 
 def _pretrain(stage: Teacher | Pretrain, model: HybridLM, loss: Loss, workspace: Workspace) -> Outcome:

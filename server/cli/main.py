@@ -23,6 +23,7 @@ _COMMANDS = {
     "server": "server",
     "agent": "agent",
     "demo": "demo",
+    "teach": "teach",
     "train": "train",
     "quantise": "quantise",
     "merge": "merge",
