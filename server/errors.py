@@ -69,6 +69,24 @@ class NoWinner(Conflict):
     slug = "no-winner"
 
 
+class TeacherNotReady(Conflict):
+    """A stage names a run as its teacher that trains still, or trained nothing of the kind."""
+
+    slug = "teacher-not-ready"
+
+
+class TeacherUnfit(Unacceptable):
+    """A stage names a teacher that reads other tokens than the student."""
+
+    slug = "teacher-unfit"
+
+
+class TeacherLost(FulcrumError):
+    """A run's checkpoint that our tables name is not on the disk."""
+
+    blame, slug = Blame.INFRASTRUCTURE, "teacher-lost"
+
+
 class KeyReused(Unacceptable):
     """An Idempotency-Key came again with another body."""
 

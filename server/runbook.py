@@ -6,7 +6,7 @@ from sqlalchemy.orm import Session
 from device_agent.contracts import Fault, Generation, Program
 from search.candidate import Candidate, Verdict
 from search.spec import SearchSpec
-from server import events, idempotency, metrics
+from server import events, idempotency, metrics, teachers
 from server.api.views import RunView, StageMetrics
 from server.clock import Clock, Ids, new_id, utc_now
 from server.database import Database
@@ -36,6 +36,7 @@ class Runbook:
             NoWinner: the winner is asked for, and there is none.
             UnknownPhone: the phone is not registered.
             PhoneNotReady: the phone could not take work now.
+            TeacherNotReady, TeacherUnfit: a run that a stage names as its teacher cannot be one.
             KeyReused: the key came before with another spec.
         """
         with self._database.write() as session:
@@ -47,6 +48,7 @@ class Runbook:
             candidate = _candidate(session, search, spec.candidate)
             phone = spec.phone or SearchSpec.model_validate_json(search.spec_json).phones[0]
             require_phone(session, phone, now)
+            teachers.require(session, spec.stages, candidate.architecture)
             row = RunRow(
                 id=self._ids(),
                 name=spec.name,

@@ -5,10 +5,9 @@ from typing import Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, model_validator
 
-from trainer.options import PtqOptions, QatOptions
+from server.stage_options import RunName, check
 
 StageName = Literal["teacher", "pretrain", "qat", "ptq"]
-_OPTIONS: dict[str, type[QatOptions | PtqOptions]] = {"qat": QatOptions, "ptq": PtqOptions}
 
 
 class WorkState(StrEnum):
@@ -39,24 +38,29 @@ class Progress(_Value):
 
 
 class StageRequest(_Value):
-    """One lever to pull; a number left out takes the stage's default for the architecture at hand."""
+    """One lever to pull; what is left out takes the stage's default for the architecture at hand."""
 
     name: StageName
     tokens: int | None = Field(default=None, ge=1, le=10**15, description="Tokens to train on")
     options: dict[str, JsonValue] = Field(
-        default_factory=dict, description="Of qat and ptq: scales, byte_budget, masters, ...; see trainer.options"
+        default_factory=dict,
+        description="By name: learning_rate, schedule, distillation, scales, ...; see docs/runs.md",
     )
 
     @model_validator(mode="after")
     def _options_are_known(self) -> "StageRequest":
-        known = _OPTIONS.get(self.name)
-        if known is not None:
-            known.model_validate(self.options)
-        elif self.options:
-            raise ValueError(f"the stage {self.name} has no options")
+        if "tokens" in self.options:
+            raise ValueError("tokens stand beside the options of a stage, not among them")
         if self.name == "ptq" and self.tokens is not None:
             raise ValueError("the stage ptq trains on no tokens; it has calibration_windows")
+        check(self.name, self.options)
         return self
+
+    @property
+    def teacher(self) -> RunName | None:
+        """The run whose model is to teach, if one is named."""
+        named = self.options.get("teacher")
+        return RunName.parse(named) if isinstance(named, str) else None
 
 
 def _all_stages() -> tuple[StageRequest, ...]:

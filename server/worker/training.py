@@ -1,5 +1,6 @@
 """A run: the stages of the trainer, then the trained model on the phone, and the proof that it says what it should."""
 
+import math
 import os
 import threading
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from device_agent.contracts import Blame, FulcrumError, Generation, Profile, Pro
 from search.export import export_model
 from search.export.pieces import toolchain
 from search.numerics import quantisation_of, scheme_of
+from server import teachers
 from server.claims import ClaimedRun
 from server.errors import Cancelled
 from server.ledger import RunLedger, SqlBlockCache
@@ -27,10 +29,12 @@ from trainer.errors import TrainerError
 from trainer.pretrain import Pretrain, Teacher
 from trainer.ptq import Ptq
 from trainer.qat import Qat
+from trainer.recipe import Recipe
 
 _LOOK_SECONDS = 0.5
+_TOKENS_APART, _MOST_SCORES = 65_536, 50  # of scores on held-out text
 _Stage = Teacher | Pretrain | Qat | Ptq
-_KINDS: dict[str, type[_Stage]] = {"teacher": Teacher, "pretrain": Pretrain, "qat": Qat, "ptq": Ptq}
+STAGE_KINDS: dict[str, type[_Stage]] = {"teacher": Teacher, "pretrain": Pretrain, "qat": Qat, "ptq": Ptq}
 
 
 class PromptTooLong(FulcrumError):
@@ -85,7 +89,7 @@ class _Run:
             )
 
     def _train(self, corpus_directory: Path) -> Checkpoint:
-        stages = [stage_of(request, self._search.quantisation) for request in self._claimed.spec.stages]
+        stages = [self._stage(request) for request in self._claimed.spec.stages]
         directory = self._services.settings.home / "runs" / self._claimed.id
         telling = Telling([stage.kind for stage in stages], self._ledger, directory / "tensorboard")
         try:
@@ -102,6 +106,11 @@ class _Run:
             telling.flush()  # the last figures before a training diverged say most
             raise
         return checkpoint
+
+    def _stage(self, request: StageRequest) -> _Stage:
+        named, home = request.teacher, self._services.settings.home
+        taught = None if named is None else teachers.folder(self._services.database, home, named)
+        return stage_of(request, self._search.quantisation, taught)
 
     def _should_stop(self) -> Callable[[], bool]:
         look = Pace(_LOOK_SECONDS)
@@ -150,10 +159,20 @@ class _Run:
         self._ledger.progress("done", 1, 1)
 
 
-def stage_of(request: StageRequest, quantisation: Quantisation) -> _Stage:
-    """The stage asked for; what quantises rounds as the search's Programs do, unless its options say otherwise."""
+def stage_of(request: StageRequest, quantisation: Quantisation, teacher: Path | None = None) -> _Stage:
+    """The stage asked for; what quantises rounds as the search's Programs do, unless its options say otherwise.
+
+    `teacher` is the folder of the teacher that the request names. Held-out text is scored as often as it takes to see
+    how the stage goes, at a few percent of its time; what is trained does not depend on it.
+    """
     given: dict[str, object] = {"scheme": scheme_of(quantisation)} if request.name in ("qat", "ptq") else {}
     given |= request.options
     if request.tokens is not None:
         given["tokens"] = request.tokens
-    return _KINDS[request.name].model_validate(given)
+    if teacher is not None:
+        given["teacher"] = teacher
+    stage = STAGE_KINDS[request.name].model_validate(given)
+    if isinstance(stage, Recipe) and "evaluate_every" not in given:
+        apart = max(_TOKENS_APART, stage.tokens / _MOST_SCORES)
+        return stage.model_copy(update={"evaluate_every": math.ceil(apart / (stage.batch * stage.sequence))})
+    return stage

@@ -205,5 +205,5 @@ def test_qat_rounds_as_the_searchs_programs_do() -> None:
     assert quantisation_of(qat.scheme) == quantisation
     ptq = stage_of(StageRequest(name="ptq", options={"scheme": {"weights": {"bits": 8}}, "byte_budget": 9}), USUAL)
     assert ptq == Ptq(scheme=Scheme(weights=EIGHT), byte_budget=9)
-    assert stage_of(StageRequest(name="qat"), USUAL) == Qat()
-    assert stage_of(StageRequest(name="pretrain"), quantisation) == Pretrain()
+    assert stage_of(StageRequest(name="qat"), USUAL) == Qat(evaluate_every=64)
+    assert stage_of(StageRequest(name="pretrain"), quantisation) == Pretrain(evaluate_every=64)

@@ -1,0 +1,87 @@
+"""What may be asked of each stage over REST: the trainer's own options, without torch, and without paths.
+
+A path of a user would be read by the server; where the trainer takes a folder, users name what the server keeps.
+"""
+
+import re
+from typing import Annotated, NamedTuple, Self
+
+from pydantic import AfterValidator, BaseModel, Field, JsonValue, create_model
+
+from trainer.options import DistilOptions, PtqOptions, QatOptions
+from trainer.recipe import Recipe
+
+_RUN = re.compile(r"run:(?P<run>[^\x00/]{1,128})(/(?P<stage>[a-z]{1,32}))?")
+
+
+class RunName(NamedTuple):
+    """What a run trained: in its stage of this name, or as the full-precision model that it ended with."""
+
+    run: str
+    stage: str | None
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Of `run:ID` or `run:ID/STAGE`.
+
+        Raises:
+            ValueError: it is neither.
+        """
+        found = _RUN.fullmatch(text)
+        if found is None:
+            raise ValueError("name a teacher as run:ID or run:ID/STAGE, by a run of this server; paths are not taken")
+        return cls(found["run"], found["stage"])
+
+
+def _named(text: str) -> str:
+    RunName.parse(text)
+    return text
+
+
+class _Trains(Recipe):
+    tokens: int = Field(default=1, ge=1)  # a StageRequest has its own
+
+
+class TeacherStage(_Trains):
+    """Of the stage `teacher`."""
+
+    widen: float = Field(default=1.5, gt=1, le=16)
+
+
+class PretrainStage(_Trains, DistilOptions):
+    """Of the stage `pretrain`."""
+
+    teacher: Annotated[str, AfterValidator(_named)] | None = Field(  # type: ignore[assignment]  # the trainer's is a Path
+        default=None, description="run:ID or run:ID/STAGE; without one, the teacher stage's, or no teacher"
+    )
+
+
+class QatStage(_Trains, QatOptions):
+    """Of the stage `qat`."""
+
+
+class PtqStage(PtqOptions):
+    """Of the stage `ptq`."""
+
+    sequence: int = Field(default=128, ge=8)
+    seed: int = 0
+
+
+STAGES: dict[str, type[BaseModel]] = {
+    "teacher": TeacherStage,
+    "pretrain": PretrainStage,
+    "qat": QatStage,
+    "ptq": PtqStage,
+}
+
+# Validated as a field, so that a mistake is placed at `options/NAME`.
+_AS_FIELD = {name: create_model(name, options=(options, ...)) for name, options in STAGES.items()}
+
+
+def check(stage: str, options: dict[str, JsonValue]) -> None:
+    """Refuse options that the stage does not have, or that are out of bounds.
+
+    Raises:
+        ValidationError: each mistake, under `options`.
+    """
+    _AS_FIELD[stage].model_validate({"options": options})

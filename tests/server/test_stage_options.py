@@ -1,0 +1,138 @@
+"""What may be asked of a stage, and by which names users call a teacher; a path of theirs is never the server's."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import JsonValue, ValidationError
+from service_examples import assert_problem, candidate, report, spec
+from starlette.testclient import TestClient
+
+from server.api.views import CorpusFile, CorpusSpec, PhoneRegistration
+from server.claims import ClaimedRun
+from server.errors import NotFound, TeacherLost, TeacherNotReady, TeacherUnfit
+from server.ledger import RunLedger, SearchLedger
+from server.runs import RunSpec, StageRecord, StageRequest, WorkState
+from server.services import Services
+from server.stage_options import STAGES
+from server.teachers import folder
+from server.worker.training import STAGE_KINDS, stage_of
+from trainer.pretrain import Teacher
+
+USUAL = spec("c").quantisation
+
+
+@pytest.mark.parametrize("kind", STAGES)
+def test_every_option_of_a_stage_can_be_asked_for_and_none_is_a_path(kind: str) -> None:
+    stage = STAGE_KINDS[kind]
+    assert STAGES[kind].model_fields.keys() | {"kind", "tokens"} == stage.model_fields.keys() | {"tokens"}
+    taken = {name: str(field.annotation) for name, field in STAGES[kind].model_fields.items()}
+    assert not [name for name, kind_ in taken.items() if "Path" in kind_]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "place"),
+    [
+        ("qat", {"scales": "guessed"}, "options/scales"),
+        ("qat", {"warmup": 2}, "options/warmup"),
+        ("teacher", {"widen": 0}, "options/widen"),
+        ("teacher", {"temperature": 1}, "options/temperature"),
+        ("pretrain", {"teacher": "/etc"}, "options/teacher"),
+        ("pretrain", {"teacher": "run:a/../b"}, "options/teacher"),
+        ("pretrain", {"cached": True, "beta": 0.5}, "options"),
+        ("pretrain", {"tokens": 5}, ""),
+    ],
+)
+def test_mistakes_are_placed(name: str, options: dict[str, Any], place: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        StageRequest.model_validate({"name": name, "options": options})
+    assert ["/".join(map(str, mistake["loc"])) for mistake in caught.value.errors()] == [place]
+
+
+def test_mistakes_in_options_are_problems(client: TestClient) -> None:
+    body = {"search": "s", "stages": [{"name": "teacher"}, {"name": "pretrain", "options": {"teacher": "/etc"}}]}
+    problem = assert_problem(client.post("/v1/runs", json=body), 422, "invalid-request")
+    assert [mistake["pointer"] for mistake in problem["errors"]] == ["/stages/1/options/teacher"]
+    assert "run:ID" in problem["detail"]
+
+
+def test_options_reach_the_stage() -> None:
+    asked: dict[str, JsonValue] = {"schedule": "cosine", "temperature": 3.0, "teacher": "run:one"}
+    stage = stage_of(StageRequest(name="pretrain", tokens=7, options=asked), USUAL, Path("/there"))
+    assert stage.model_dump(include={"schedule", "temperature", "teacher", "tokens"}) == {
+        "schedule": "cosine",
+        "temperature": 3.0,
+        "teacher": Path("/there"),
+        "tokens": 7,
+    }
+
+
+def test_held_out_text_is_scored_now_and_then_unless_asked_otherwise() -> None:
+    def every(tokens: int, **options: JsonValue) -> int | None:
+        stage = stage_of(StageRequest(name="teacher", tokens=tokens, options=options), USUAL)
+        assert isinstance(stage, Teacher)
+        return stage.evaluate_every
+
+    assert every(10**5) == 64
+    assert every(10**9) == 19_532  # fifty in all
+    assert every(10**9, evaluate_every=7) == 7
+    assert every(10**9, evaluate_every=None) is None
+
+
+@pytest.fixture
+def search(services: Services) -> str:
+    services.fleet.report("bench", report("one"))
+    services.fleet.register(PhoneRegistration(serial="one"))
+    file = CorpusFile(sha256=services.artifacts.put(b"text"), format="text")
+    corpus, _ = services.corpora.register(CorpusSpec(name="c", files=(file,)))
+    made = services.searches.submit(spec(corpus.id)).id
+    services.claims.claim_search("worker")
+    ledger = SearchLedger(services.database, made, "worker")
+    ledger.remember(candidate(4, 1.0))
+    other = candidate(5, 1.0)
+    ledger.remember(
+        other.model_copy(update={"architecture": other.architecture.model_copy(update={"vocab_size": 512})})
+    )
+    return made
+
+
+def claimed(services: Services) -> ClaimedRun:
+    found = services.claims.claim_run("worker")
+    assert found is not None
+    return found
+
+
+def ask(services: Services, search: str, teacher: str, number: int = 4) -> RunSpec:
+    stage = StageRequest(name="pretrain", options={"teacher": teacher})
+    asked = RunSpec(search=search, candidate=number, stages=(stage,))
+    services.runbook.submit(asked)
+    return asked
+
+
+def test_a_run_that_has_ended_can_teach(services: Services, search: str) -> None:
+    run = services.runbook.submit(RunSpec(search=search, candidate=4)).id
+    claimed(services)
+    ledger = RunLedger(services.database, run, "worker")
+    for position, kind in enumerate(("teacher", "pretrain", "qat")):
+        made = StageRecord(name=kind, state=WorkState.SUCCEEDED, checkpoint=f"sealed/{kind}")
+        ledger.stage(position, made)
+    with pytest.raises(TeacherNotReady, match="running"):
+        ask(services, search, f"run:{run}")
+    services.claims.finish_run(run, "worker", WorkState.FAILED)  # the phone broke; what is trained is trained
+    with pytest.raises(NotFound):
+        ask(services, search, "run:none")
+    with pytest.raises(TeacherNotReady, match="no ptq"):
+        ask(services, search, f"run:{run}/ptq")
+    with pytest.raises(TeacherUnfit, match="vocabulary of 256"):
+        ask(services, search, f"run:{run}", number=5)
+    home = services.settings.home
+    named = ask(services, search, f"run:{run}").stages[0].teacher
+    assert named is not None
+    with pytest.raises(TeacherLost):
+        folder(services.database, home, named)
+    (home / "runs" / run / "sealed" / "pretrain").mkdir(parents=True)
+    assert folder(services.database, home, named) == home / "runs" / run / "sealed" / "pretrain"
+    wider = ask(services, search, f"run:{run}/teacher").stages[0].teacher
+    assert wider is not None
+    (home / "runs" / run / "sealed" / "teacher").mkdir()
+    assert folder(services.database, home, wider).name == "teacher"
