@@ -26,7 +26,7 @@ def submit(
     qat_tokens: Annotated[int | None, typer.Option(help="Tokens of 4-bit quantisation-aware training.")] = None,
     stage: Annotated[
         list[str] | None,
-        typer.Option(help="NAME[:OPTION=VALUE,...] in place of teacher, pretrain, qat; ptq is another."),
+        typer.Option(help="NAME[:OPTION=VALUE,...] in place of teacher, pretrain, qat; see docs/runs.md."),
     ] = None,
     watch: Annotated[bool, typer.Option(help="Stay and show progress until it ends.")] = True,
     server: ServerOption = DEFAULT_SERVER,
@@ -39,7 +39,7 @@ def submit(
 
         fulcrum run submit 5d0c... --stage teacher --stage pretrain --stage qat:scales=learned,byte_budget=900000
 
-        fulcrum run submit 5d0c... --stage pretrain --stage ptq:method=gptq
+        fulcrum run submit 5d0c... --stage pretrain:teacher=run:9a1b...,schedule=cosine --stage ptq:method=gptq
     """
     from server.cli.stages import parse_stage
     from server.runs import RunSpec, StageRequest

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from pydantic import ValidationError
 
 from device_agent.contracts import Blame, FulcrumError, Generation, Profile, Program, Quantisation, content_hash
 from search.export import export_model
@@ -35,6 +36,12 @@ _LOOK_SECONDS = 0.5
 _TOKENS_APART, _MOST_SCORES = 65_536, 50  # of scores on held-out text
 _Stage = Teacher | Pretrain | Qat | Ptq
 STAGE_KINDS: dict[str, type[_Stage]] = {"teacher": Teacher, "pretrain": Pretrain, "qat": Qat, "ptq": Ptq}
+
+
+class StageRefused(FulcrumError):
+    """A stage's options do not go together."""
+
+    blame, slug = Blame.USER, "stage-refused"
 
 
 class PromptTooLong(FulcrumError):
@@ -164,6 +171,9 @@ def stage_of(request: StageRequest, quantisation: Quantisation, teacher: Path | 
 
     `teacher` is the folder of the teacher that the request names. Held-out text is scored as often as it takes to see
     how the stage goes, at a few percent of its time; what is trained does not depend on it.
+
+    Raises:
+        StageRefused: the options do not go together, in a way that only the trainer knows.
     """
     given: dict[str, object] = {"scheme": scheme_of(quantisation)} if request.name in ("qat", "ptq") else {}
     given |= request.options
@@ -171,7 +181,11 @@ def stage_of(request: StageRequest, quantisation: Quantisation, teacher: Path | 
         given["tokens"] = request.tokens
     if teacher is not None:
         given["teacher"] = teacher
-    stage = STAGE_KINDS[request.name].model_validate(given)
+    try:
+        stage = STAGE_KINDS[request.name].model_validate(given)
+    except ValidationError as wrong:
+        said = "; ".join(f"{'.'.join(map(str, e['loc'])) or request.name}: {e['msg']}" for e in wrong.errors())
+        raise StageRefused(f"the stage {request.name} cannot be so: {said}", advice="Ask for another run.") from wrong
     if isinstance(stage, Recipe) and "evaluate_every" not in given:
         apart = max(_TOKENS_APART, stage.tokens / _MOST_SCORES)
         return stage.model_copy(update={"evaluate_every": math.ceil(apart / (stage.batch * stage.sequence))})

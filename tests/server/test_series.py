@@ -62,12 +62,10 @@ def test_thinning_again_and_again_leaves_no_part_of_the_training_bare() -> None:
 def test_what_comes_seldom_is_not_kept_out_by_what_comes_often() -> None:
     now = [0.0]
     pace = Pace(1.0, lambda: now[0])
-    assert pace.due(USUAL)
-    now[0] = 0.5
-    assert not pace.due(USUAL)
-    assert pace.due(SELDOM)
-    now[0] = 1.0
-    assert pace.due(USUAL)
+    story = [(0.0, USUAL, True), (0.5, USUAL, False), (0.5, SELDOM, True), (0.6, SELDOM, False), (0.7, USUAL, False)]
+    story += [(0.8, SELDOM, True), (0.81, USUAL, False), (0.82, SELDOM, False), (1.0, USUAL, True)]
+    for now[0], names, noted in story:
+        assert pace.due(names) == noted, now
 
 
 @pytest.fixture
