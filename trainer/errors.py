@@ -48,6 +48,12 @@ class ContextOverflow(TrainerError):
     slug = "context-overflow"
 
 
+class NotEnoughMemory(TrainerError):
+    """Work that this machine's memory cannot hold."""
+
+    slug = "not-enough-memory"
+
+
 class QuantisationError(TrainerError):
     """A tensor that the asked quantisation cannot take."""
 

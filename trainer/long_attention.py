@@ -34,12 +34,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, lengths: list[list[int]]) -> Tensor:
 
 def _row(q: Tensor, k: Tensor, v: Tensor, lengths: list[int]) -> Tensor:
     # `split` rather than slices: its backward joins the parts' gradients once, a slice's fills a whole tensor each.
-    queries, keys, values = (x[None].split(lengths, dim=2) for x in (q, k, v))
+    parts = zip(*(x[None].split(lengths, dim=2) for x in (q, k, v)), strict=True)
     shared = q.shape[0] != k.shape[0]
-    mixed = [
-        F.scaled_dot_product_attention(*part, is_causal=True, enable_gqa=shared)
-        for part in zip(queries, keys, values, strict=True)
-    ]
+    mixed = [F.scaled_dot_product_attention(a, b, c, is_causal=True, enable_gqa=shared) for a, b, c in parts]
     return torch.cat(mixed, dim=2)[0]
 
 
