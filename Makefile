@@ -11,16 +11,21 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 16
 
-# torch goes first and alone, so that a CPU build which pip can see wins over the newest CUDA build.
+# torch goes first and alone, so that a CPU build which pip can see wins over the newest CUDA build. Compiling to
+# bytecode is more than half of pip's work, and pip does it on one core: torch is compiled while the rest is installed,
+# and that on all cores. A file that is no valid Python is no matter, for pip neither.
+COMPILE := $(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q -c constraints.txt torch
-	$(BIN)/pip install -q -c constraints.txt -e '.[all]'
+	$(BIN)/pip install -q --no-compile -c constraints.txt torch
+	@$(COMPILE) & compiling=$$!; set -x; \
+	  $(BIN)/pip install -q --no-compile -c constraints.txt -e '.[all]' || exit; wait $$compiling; $(COMPILE) || true
 	@touch $@
 
 $(VENV)/.developer: $(VENV)/.installed
 	$(BIN)/pip install -q 'pip>=25.1'
-	$(BIN)/pip install -q -c constraints.txt --group dev
+	$(BIN)/pip install -q --no-compile -c constraints.txt --group dev
+	@$(COMPILE) || true
 	@touch $@
 
 .PHONY: setup
@@ -63,11 +68,18 @@ test: ## Set up, then all checks and tests
 	@start=$$(date +%s); $(MAKE) --no-print-directory host || exit; \
 	  $(MAKE) --no-print-directory chromium adbd java & tools=$$!; \
 	  $(MAKE) --no-print-directory setup $(VENV)/.developer && wait $$tools && echo "Set-up took $$(( $$(date +%s) - start )) s."
+	@$(MAKE) --no-print-directory -j 2 --output-sync=target mypy lint
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+.PHONY: mypy
+mypy:
+	$(BIN)/mypy
+
+.PHONY: lint
+lint:
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
-	$(BIN)/mypy
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: bench-search
 bench-search: setup $(VENV)/.developer ## Our sampler beside Optuna's random one on a synthetic landscape

@@ -6,8 +6,11 @@ Hodges & Lehmann 1963 (the estimate of a shift), Hampel 1974 (MAD), Hyndman & Fa
 
 import math
 import random
+from bisect import bisect_right
+from collections import Counter
 from collections.abc import Sequence
 from functools import cache
+from itertools import accumulate
 from statistics import fmean, median, stdev
 
 _RESAMPLES = 2000
@@ -78,18 +81,21 @@ def t_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float
 
 
 @cache
-def _middles(count: int) -> tuple[tuple[int, int], ...]:
-    """The ranks of the two middle values (the same twice, for an odd count) in each of many seeded resamples."""
+def _middles(count: int) -> tuple[tuple[int, int, int], ...]:
+    """The ranks of the two middle values (the same twice, for an odd count) in seeded resamples, and in how many."""
     draw = random.Random(0)
     resamples = (sorted(draw.choices(range(count), k=count)) for _ in range(_RESAMPLES))
-    return tuple((ranks[(count - 1) // 2], ranks[count // 2]) for ranks in resamples)
+    found = Counter((ranks[(count - 1) // 2], ranks[count // 2]) for ranks in resamples)
+    return tuple((low, high, times) for (low, high), times in found.items())
 
 
 def bootstrap_interval(values: Sequence[float]) -> tuple[float, float]:
     """The 95 % percentile bootstrap of the median. Too narrow for few values."""
     ordered = sorted(values)
-    medians = sorted((ordered[low] + ordered[high]) / 2 for low, high in _middles(len(ordered)))
-    return medians[int(0.025 * _RESAMPLES)], medians[int(0.975 * _RESAMPLES) - 1]
+    medians = sorted(((ordered[low] + ordered[high]) / 2, times) for low, high, times in _middles(len(ordered)))
+    reached = list(accumulate(times for _, times in medians))
+    low, high = (bisect_right(reached, rank) for rank in (int(0.025 * _RESAMPLES), int(0.975 * _RESAMPLES) - 1))
+    return medians[low][0], medians[high][0]
 
 
 def hodges_lehmann(differences: Sequence[float]) -> float:

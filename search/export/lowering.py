@@ -10,7 +10,7 @@ from typing import NamedTuple
 from pydantic import BaseModel, TypeAdapter
 
 from search.errors import NoTemplate
-from search.export import modules
+from search.export import modules, shelf
 from search.export.lower import lower
 from search.export.pieces import Piece
 from search.export.template import Template, instantiate, learn
@@ -41,13 +41,24 @@ class Lowered(NamedTuple):
 
 
 def learn_template(piece_json: str) -> tuple[str, float]:
-    """(a `Kept` as JSON, seconds) of the template that gives this piece; takes two plain lowerings."""
+    """(a `Kept` as JSON, seconds) of the template that gives this piece.
+
+    Takes two plain lowerings, unless this machine has learnt it before.
+    """
     start = time.perf_counter()
+    piece = _PIECE.validate_json(piece_json)
+    kept = shelf.find(piece.template_key)
+    if kept is None:
+        kept = _learn(piece).model_dump_json()
+        shelf.keep(piece.template_key, kept)
+    return kept, time.perf_counter() - start
+
+
+def _learn(piece: Piece) -> Kept:
     try:
-        kept = Kept(template=learn(_PIECE.validate_json(piece_json)))
+        return Kept(template=learn(piece))
     except (NoTemplate, TrainerError) as error:  # the latter: the settings do not suit this kind of quantisation
-        kept = Kept(why=error.message)
-    return kept.model_dump_json(), time.perf_counter() - start
+        return Kept(why=error.message)
 
 
 def lower_piece(piece_json: str, template: str, spent: float = 0.0) -> Lowered:

@@ -9,7 +9,7 @@ import pytest
 from processes import Processes, free_port
 
 from device_agent.contracts import FulcrumError, PhoneState, Protocol
-from device_agent.runner.build import build
+from device_agent.runner.bundle import RunnerBundle
 from search.candidate import Phase
 from search.finalists import finalists
 from search.spec import Budgets, Effort, SearchSpace, SearchSpec
@@ -19,7 +19,7 @@ from server.client import Client
 from server.runs import RunSpec, StageRequest, WorkState
 from trainer.sources import Source
 
-CANDIDATES = 6
+CANDIDATES = 4
 
 
 class House(NamedTuple):
@@ -28,6 +28,7 @@ class House(NamedTuple):
     home: Path
     port: int
     serial: str
+    runner: RunnerBundle
 
     def start_server(self) -> None:
         self.processes.start("server", "server", "--home", str(self.home), "--port", str(self.port))
@@ -36,7 +37,7 @@ class House(NamedTuple):
     def start_agent(self) -> None:
         where = ("--server", f"http://127.0.0.1:{self.port}", "--phone", self.serial)
         self.processes.start(
-            "agent", "agent", *where, "--home", str(self.home / "agent"), "--runner", str(self.home / "runner")
+            "agent", "agent", *where, "--home", str(self.home / "agent"), "--runner", str(self.runner.directory)
         )
 
     def rows(self, query: str) -> list[tuple[object, ...]]:
@@ -45,14 +46,13 @@ class House(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+def house(tmp_path_factory: pytest.TempPathFactory, host_runner: RunnerBundle) -> Iterator[House]:
     home = tmp_path_factory.mktemp("house")
     # Leases of 3 s: a killed agent's job must come back while the test waits.
     processes = Processes(home, FULCRUM_LEASE_SECONDS="3", OMP_NUM_THREADS="1")
     port, phone_port = free_port(), free_port()
     with Client(f"http://127.0.0.1:{port}") as client:
-        made = House(processes, client, home, port, f"127.0.0.1:{phone_port}")
-        build(home / "runner")
+        made = House(processes, client, home, port, f"127.0.0.1:{phone_port}", host_runner)
         made.start_server()
         phone = ("--root", str(home / "phone"), "--port", str(phone_port), "--accept-first-key")
         processes.start("phone", "phone", "virtual", *phone)
@@ -74,8 +74,8 @@ def spec(house: House, tmp_path_factory: pytest.TempPathFactory) -> SearchSpec:
         corpus=corpus.id,
         phones=(house.serial,),
         budgets=Budgets(decode_ms=1000, ttft_ms=10_000, peak_memory_mb=200),
-        space=SearchSpace(width=(64,), depth=(2, 3, 4), ffn_ratio=(1.0,), attention_share=(0.0, 0.5), kv_heads=(1,)),
-        effort=Effort(candidates=CANDIDATES, batch=2, proxy_tokens=4000, proxy_sequence=32),
+        space=SearchSpace(width=(64,), depth=(2, 3), ffn_ratio=(1.0,), attention_share=(0.0, 0.5), kv_heads=(2,)),
+        effort=Effort(candidates=CANDIDATES, batch=2, finalists=2, proxy_tokens=2000, proxy_sequence=32),
         protocol=Protocol(prefill_tokens=32, decode_tokens=8, warmup=0, repetitions=2, blocks=2),
         vocab_size=300,
         context_length=96,

@@ -15,7 +15,6 @@ from typer.testing import CliRunner, Result
 
 from device_agent.agent import Agent, AgentSettings
 from device_agent.contracts import CheckName
-from device_agent.runner.build import build
 from device_agent.runner.bundle import MANIFEST, RunnerBundle, RunnerFile, hash_of, seal
 from device_agent.virtual import running
 from server import migrate
@@ -64,8 +63,8 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 
 @pytest.fixture(scope="module")
-def runner(tmp_path_factory: pytest.TempPathFactory) -> RunnerBundle:
-    return build(tmp_path_factory.mktemp("runner"))
+def runner(host_runner: RunnerBundle) -> RunnerBundle:
+    return host_runner
 
 
 @contextmanager

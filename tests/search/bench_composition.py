@@ -189,6 +189,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             scratch = Path(folder)
             (scratch / "store").mkdir()
+            os.environ["FULCRUM_CACHE"] = str(scratch / "cache")  # what learning costs belongs to the picture
             store = Disk(scratch / "store")
             spec = SearchSpec(
                 corpus="none",

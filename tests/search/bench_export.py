@@ -106,7 +106,9 @@ def _used() -> dict[str, float]:
 
 def _fresh(*arguments: object) -> dict[str, float]:
     command = [sys.executable, __file__, "--child", *map(str, arguments)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    with tempfile.TemporaryDirectory() as unlearnt:
+        environment = os.environ | {"FULCRUM_CACHE": unlearnt}
+        done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
     used: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return used
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from copy import copy
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -144,7 +145,10 @@ def program_of(architecture: Architecture) -> Program:
 
 @dataclass
 class Synthetic:
-    """Everything that outlives a process (rows, bytes), and the ports over it. `die_at` counts port calls."""
+    """Everything that outlives a process (rows, bytes), and the ports over it. `die_at` counts port calls.
+
+    `left` collects what a process that died at each call would leave: alike ones in a row once.
+    """
 
     rows: dict[int, Candidate] = field(default_factory=dict)
     history: list[Candidate] = field(default_factory=list)
@@ -152,11 +156,12 @@ class Synthetic:
     linked: list[str] = field(default_factory=list)
     by_program: dict[str, Architecture] = field(default_factory=dict)
     verdicts: list[Verdict] = field(default_factory=list)
-    messages: list[str] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list, compare=False)
     scored: list[str] = field(default_factory=list)
     measured: list[tuple[int, str, int]] = field(default_factory=list)
-    calls: int = 0
+    calls: int = field(default=0, compare=False)
     die_at: int | None = None
+    left: list[Synthetic] | None = field(default=None, compare=False)
     stop: bool = False
     crash: Callable[[Architecture], Exception | None] = lambda _: None
     again: Callable[[Architecture], float | Exception] = lambda _: 1.0  # how much slower when measured again
@@ -170,6 +175,10 @@ class Synthetic:
 
     def _tick(self) -> None:
         self.calls += 1
+        if self.left is not None:
+            kept = {name: copy(value) for name, value in vars(self).items() if isinstance(value, dict | list)}
+            state = replace(self, **kept | {"left": None})
+            self.left += [state] if self.left[-1:] != [state] else []
         if self.calls == self.die_at:
             raise Killed(self.calls)
 

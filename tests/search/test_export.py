@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from device_agent.contracts import GenerateJob, MeasureJob, Program, Protocol, Quantisation, StageSpec
-from device_agent.runner.build import build
+from device_agent.runner.bundle import RunnerBundle
 from device_agent.runner.output import parse_generate, parse_measure
 from device_agent.runner.plan import generate_plan, measure_plan
 from search.blocks import blocks_of
@@ -58,7 +58,7 @@ class Disk:
 
     def put(self, *arguments: bytes | str) -> str:
         if len(arguments) == 2:
-            self._keep(str(arguments[0]), str(arguments[1]))
+            self.kept[str(arguments[0])] = str(arguments[1])
             return ""
         data = arguments[0]
         assert isinstance(data, bytes)
@@ -67,22 +67,7 @@ class Disk:
         return name
 
     def get(self, key: str) -> str | None:
-        learnt = self._learnt / key
-        return learnt.read_text() if learnt.exists() else self.kept.get(key)
-
-    @property
-    def _learnt(self) -> Path:
-        """Templates, which every test of this run may use: pytest-xdist's workers have directories side by side."""
-        mine = self.directory.parent
-        return (mine.parent if mine.name.startswith("popen-") else mine) / "templates"
-
-    def _keep(self, key: str, value: str) -> None:
-        self.kept[key] = value
-        if '"template":' in value:
-            self._learnt.mkdir(exist_ok=True)
-            part = self.directory / key
-            part.write_text(value)
-            part.rename(self._learnt / key)
+        return self.kept.get(key)
 
     @property
     def store(self) -> "DiskStore":
@@ -113,8 +98,8 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Disk:
 
 
 @pytest.fixture(scope="module")
-def runner(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(tmp_path_factory.mktemp("runner")).directory / "fulcrum-runner"
+def runner(host_runner: RunnerBundle) -> Path:
+    return host_runner.directory / "fulcrum-runner"
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
+from commands import Commands
 from test_serving import DEADLINE, free_port
 
 from search.candidate import Verdict
@@ -30,11 +32,12 @@ COMMAND = [sys.executable, "-c", "from server.cli import main; main()"]
 TOKEN = "a-token-of-the-tests"
 
 
+commands = cache(Commands)
+
+
 def fulcrum(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     env = {name: value for name, value in os.environ.items() if not name.startswith("FULCRUM_")} | environment
-    return subprocess.run(
-        [*COMMAND, *arguments], capture_output=True, text=True, env=env, timeout=DEADLINE, check=False
-    )
+    return commands().run(list(arguments), env)
 
 
 def refused(result: subprocess.CompletedProcess[str], *words: str) -> None:
