@@ -89,6 +89,10 @@ bench-search: setup $(VENV)/.developer ## Our sampler beside Optuna's random one
 bench-qat: setup $(VENV)/.developer ## What rounding costs: to nearest, GPTQ, QAT, stochastic rounding, over seeds (about 10 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/trainer/bench_qat.py $(ARGS)
 
+.PHONY: bench-train
+bench-train: setup $(VENV)/.developer ## Tokens/s of a training step beside transformers', 1 and 2 threads (ARGS="--device cuda --compile ...")
+	$(BIN)/python tests/trainer/bench_train.py $(ARGS)
+
 .PHONY: bench-composition
 bench-composition: setup $(VENV)/.developer ## A linked Program beside the composed one and the plain whole-model export
 	$(BIN)/python tests/search/bench_composition.py

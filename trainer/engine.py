@@ -178,12 +178,21 @@ class _Training:
         run.report(self._step * tokens, recipe.steps * tokens, metrics)
 
     def _held_out(self) -> dict[str, float]:
+        """Bits per byte of all held-out text and, where there are several, of each source that has a window of it."""
+        corpus, sequence = self._corpus, self._recipe.sequence
+        asked: dict[str, str | None] = {"bits_per_byte": None}
+        if len(corpus.sources) > 1:
+            there = [source for source in corpus.sources if corpus.tokens("held_out", source) > sequence]
+            asked |= {f"bits_per_byte/{source}": source for source in there}
         self._model.eval()
         with self._average.in_place() if self._average else nullcontext():
-            found = bits_per_byte(self._model, self._corpus, sequence=self._recipe.sequence, windows=_WATCHED_WINDOWS)
+            found = {
+                name: bits_per_byte(self._model, corpus, sequence=sequence, windows=_WATCHED_WINDOWS, source=source)
+                for name, source in asked.items()
+            }
             self._run.ranks.reshard(self._model)
         self._model.train()
-        return {"bits_per_byte": found}
+        return found
 
     def _save_or_stop(self) -> None:
         stop = self._step < self._recipe.steps and self._run.should_stop()
@@ -233,11 +242,20 @@ def hard_labels(model: HybridLM, batch: Batch) -> Tensor:
 
 @torch.no_grad()
 def bits_per_byte(
-    model: HybridLM, corpus: Corpus, *, sequence: int = 128, windows: int = 256, batch: int = 16
+    model: HybridLM,
+    corpus: Corpus,
+    *,
+    sequence: int = 128,
+    windows: int = 256,
+    batch: int = 16,
+    source: str | None = None,
 ) -> float:
-    """Held-out loss: log2 loss summed over tokens / UTF-8 bytes of those tokens, over evenly spread windows."""
+    """Held-out loss: log2 loss summed over tokens / UTF-8 bytes of those tokens, over evenly spread windows.
+
+    Of all held-out text, or of one source's.
+    """
     nats, read = 0.0, 0
-    for part in corpus.held_out(size=batch, sequence=sequence, windows=windows):
+    for part in corpus.held_out(size=batch, sequence=sequence, windows=windows, source=source):
         read += int(corpus.token_bytes[part.targets].sum())
         there = moved(part, device_of(model))
         h = model.hidden(there.inputs, documents=there.documents)

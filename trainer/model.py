@@ -176,6 +176,8 @@ class TiedEmbedding(nn.Embedding):
         return h, self.weight
 
 
+_BASE_WIDTH = 128
+
 # Operator kind -> (module, its name in transformers' Lfm2DecoderLayer).
 _OPERATORS = {ShortConv: (ShortConvOperator, "conv"), Attention: (AttentionOperator, "self_attn")}
 
@@ -206,6 +208,16 @@ class Decoder(nn.Module):
         self.embed_tokens = TiedEmbedding(architecture.vocab_size, architecture.width)
         self.layers = nn.ModuleList(Layer(architecture, block) for block in architecture.blocks)
         self.embedding_norm = RMSNorm(architecture.width, architecture.norm_eps)
+
+
+def output_scale(width: int) -> float:
+    """muP's output multiplier (arXiv 2203.03466, table 8), one at width 128.
+
+    Once trained, a logit is a sum over width of numbers that agree in sign, so it would grow with width. The final
+    norm's weight starts at this number and is trained at this share of its rate: the same as a fixed factor of the
+    logits, and a model that transformers computes.
+    """
+    return _BASE_WIDTH / width
 
 
 class HybridLM(nn.Module):
@@ -284,6 +296,7 @@ class HybridLM(nn.Module):
             return
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
+            self.model.embedding_norm.weight.fill_(output_scale(self.architecture.width))
             for name, parameter in self.named_parameters():
                 if parameter.dim() == 1:
                     continue

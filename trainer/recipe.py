@@ -1,9 +1,14 @@
 """How a training goes: its length, its batches, its rates. Free of torch: a server checks it before anything runs."""
 
 import math
-from typing import Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from trainer.architecture import Architecture
+
+_TOKENS_A_PARAMETER = 20
+_IN_MEMORY = 16_384  # tokens
 
 
 class Spikes(BaseModel):
@@ -51,6 +56,21 @@ class Recipe(BaseModel):
     spikes: Spikes | None = Field(default=None, description="Return to a saved state where the loss leaps; off without")
     evaluate_every: int | None = Field(default=None, ge=1, description="Steps between held-out figures; none without")
     seed: int = 0
+
+    @classmethod
+    def sized(cls, architecture: Architecture, effort: float = 1.0, *, sequence: int = 4096, **given: Any) -> Self:
+        """A recipe for a model of any size, from one dial; fields that are `given` stay as they are.
+
+        Tokens: 20 a parameter at effort 1 (Chinchilla, arXiv 2203.15556, table 3). Sequences a step: 0.292 C^0.3271
+        tokens for C = 6 parameters x tokens operations (DeepSeek LLM, arXiv 2401.02954, eq. 3). What is in memory at
+        once: 16,384 tokens. The rate is that of every size, because the parametrisation transfers it over width.
+        """
+        tokens = int(given.get("tokens", max(1, round(effort * _TOKENS_A_PARAMETER * architecture.parameters))))
+        read = 0.292 * (6.0 * architecture.parameters * tokens) ** 0.3271
+        batch = int(given.get("batch", max(1, round(read / sequence))))
+        micro = max(1, _IN_MEMORY // sequence)
+        derived = {"tokens": tokens, "batch": batch, "micro_batch": micro if micro < batch else None}
+        return cls.model_validate({**derived, "sequence": sequence, **given})
 
     @property
     def steps(self) -> int:

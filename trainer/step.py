@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import torch
 from torch import Tensor, nn
@@ -54,7 +54,7 @@ def _accumulate(model: HybridLM, batch: Batch, recipe: Recipe, loss: Loss) -> Te
     rows, size = len(batch.inputs), recipe.micro_batch or recipe.batch
     total = torch.zeros((), device=device_of(model))
     for start in range(0, rows, size):
-        part = moved(_rows(batch, start, start + size), device_of(model))
+        part = moved(_undivided(_rows(batch, start, start + size)), device_of(model))
         value = loss(model, part) * (len(part.inputs) / rows)
         value.backward()
         total += value.detach()
@@ -75,7 +75,7 @@ def moved(batch: Batch, device: torch.device) -> Batch:
     def there(tensor: Tensor) -> Tensor:
         return (tensor.pin_memory() if pin else tensor).to(device, non_blocking=pin)
 
-    return Batch(**{name: there(tensor) for name, tensor in _tensors(batch).items()})
+    return replace(batch, **{name: there(tensor) for name, tensor in _tensors(batch).items()})
 
 
 @contextmanager
@@ -93,9 +93,17 @@ def prepared(model: HybridLM, recipe: Recipe) -> Iterator[None]:
             del model.hidden
 
 
+def _undivided(batch: Batch) -> Batch:
+    """`batch` without documents where every window lies within one; asked here, before a device would be waited for."""
+    documents = batch.documents
+    alone = documents is not None and bool((documents == documents[:, :1]).all())
+    return replace(batch, documents=None) if alone else batch
+
+
 def _rows(batch: Batch, start: int, stop: int) -> Batch:
-    return Batch(**{name: tensor[start:stop] for name, tensor in _tensors(batch).items()})
+    return replace(batch, **{name: tensor[start:stop] for name, tensor in _tensors(batch).items()})
 
 
 def _tensors(batch: Batch) -> dict[str, Tensor]:
-    return {one.name: getattr(batch, one.name) for one in fields(batch)}
+    found = {one.name: getattr(batch, one.name) for one in fields(batch)}
+    return {name: tensor for name, tensor in found.items() if tensor is not None}

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from trainer.architecture import Architecture, Attention, ShortConv
+from trainer.architecture import LFM2_350M, Architecture, Attention, ShortConv
 from trainer.checkpoint import Rolling
 from trainer.data import Batch, Corpus
 from trainer.engine import Loss, Run, bits_per_byte, hard_labels, train
@@ -46,6 +46,20 @@ def test_a_cosine_rises_and_ends_near_zero() -> None:
     assert rates[55] == pytest.approx(0.5)
     assert rates[-1] < 1e-3
     assert all(a > b for a, b in pairwise(rates[10:]))
+
+
+def test_one_dial_sizes_a_recipe_and_leaves_what_is_given() -> None:
+    recipe = Recipe.sized(LFM2_350M)
+    assert recipe.tokens == 20 * LFM2_350M.parameters
+    assert 300_000 < recipe.batch * recipe.sequence < 800_000  # half a million, as is usual at this size
+    assert recipe.micro_batch == 4
+    half = Recipe.sized(LFM2_350M, 0.5, seed=3, sequence=1024)
+    assert (half.tokens, half.seed, half.sequence) == (10 * LFM2_350M.parameters, 3, 1024)
+    assert Recipe.sized(LFM2_350M, tokens=1000, batch=2).model_dump(include={"tokens", "batch", "micro_batch"}) == {
+        "tokens": 1000,
+        "batch": 2,
+        "micro_batch": None,
+    }
 
 
 @pytest.mark.parametrize("micro", [1, 3])

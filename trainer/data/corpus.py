@@ -26,11 +26,12 @@ LAYOUT = 2  # raise it when shards or their meaning change
 class Batch:
     """Windows of text. `inputs` (what is read), `targets` (what follows it) and `documents` (each position's document,
     counted from the window's first) are [B, T] int64; `indices` [B] int64 number the windows in the order of visits.
+    A loss is given no `documents` where every window lies within one: plain causal attention then does.
     """
 
     inputs: Tensor
     targets: Tensor
-    documents: Tensor
+    documents: Tensor | None
     indices: Tensor
 
 
