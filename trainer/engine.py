@@ -32,6 +32,7 @@ from trainer.step import Loss as Loss  # others' losses are of this type
 from trainer.step import device_of, moved, prepared, take_step
 
 _WATCHED_WINDOWS = 64  # of a held-out figure while training
+_MOST_SOURCES, _FEWEST_WINDOWS = 16, 8  # of figures of each source
 
 
 MakeOptimiser = Callable[[HybridLM], Optimizer]
@@ -178,18 +179,9 @@ class _Training:
         run.report(self._step * tokens, recipe.steps * tokens, metrics)
 
     def _held_out(self) -> dict[str, float]:
-        """Bits per byte of all held-out text and, where there are several, of each source that has a window of it."""
-        corpus, sequence = self._corpus, self._recipe.sequence
-        asked: dict[str, str | None] = {"bits_per_byte": None}
-        if len(corpus.sources) > 1:
-            there = [source for source in corpus.sources if corpus.tokens("held_out", source) > sequence]
-            asked |= {f"bits_per_byte/{source}": source for source in there}
         self._model.eval()
         with self._average.in_place() if self._average else nullcontext():
-            found = {
-                name: bits_per_byte(self._model, corpus, sequence=sequence, windows=_WATCHED_WINDOWS, source=source)
-                for name, source in asked.items()
-            }
+            found = held_out(self._model, self._corpus, sequence=self._recipe.sequence, windows=_WATCHED_WINDOWS)
             self._run.ranks.reshard(self._model)
         self._model.train()
         return found
@@ -238,6 +230,21 @@ def hard_labels(model: HybridLM, batch: Batch) -> Tensor:
     """Mean cross-entropy of the next token, in nats."""
     h = model.hidden(batch.inputs, documents=batch.documents)
     return linear_cross_entropy(*model.head_factors(h), batch.targets)
+
+
+def held_out(model: HybridLM, corpus: Corpus, *, sequence: int, windows: int = 256) -> dict[str, float]:
+    """`bits_per_byte` of all held-out text, and `bits_per_byte/SOURCE` of each source where there are a few.
+
+    The sources share `windows` once more; one with less held-out text than a window has no figure of its own.
+    """
+    found = {"bits_per_byte": bits_per_byte(model, corpus, sequence=sequence, windows=windows)}
+    several = 1 < len(corpus.sources) <= _MOST_SOURCES
+    sources = [name for name in corpus.sources if several and corpus.tokens("held_out", name) > sequence]
+    for source in sources:
+        each = max(_FEWEST_WINDOWS, windows // len(sources))
+        value = bits_per_byte(model, corpus, sequence=sequence, windows=each, source=source)
+        found[f"bits_per_byte/{source}"] = value
+    return found
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from trainer.architecture import Architecture
 from trainer.checkpoint import Checkpoint, Quantised, Rolling, seal
 from trainer.data import Corpus
-from trainer.engine import Report, Run, bits_per_byte
+from trainer.engine import Report, Run, held_out
 from trainer.model import HybridLM
 from trainer.ranks import Ranks
 
@@ -55,7 +55,7 @@ class Workspace:
 
     def held_out(self, model: HybridLM, sequence: int) -> dict[str, float]:
         """The figures every stage reports."""
-        return {"bits_per_byte": bits_per_byte(model, self.corpus, sequence=sequence)}
+        return held_out(model, self.corpus, sequence=sequence)
 
 
 class Stage(Protocol):

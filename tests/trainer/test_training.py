@@ -1,3 +1,4 @@
+import json
 import math
 import os
 import signal
@@ -13,12 +14,13 @@ import torch
 
 from trainer.architecture import Architecture
 from trainer.checkpoint import Rolling
-from trainer.data import Batch, Corpus
-from trainer.engine import Run, bits_per_byte, hard_labels, train
+from trainer.data import Batch, Corpus, prepare
+from trainer.engine import Run, bits_per_byte, hard_labels, held_out, train
 from trainer.errors import Interrupted, TrainingDiverged
 from trainer.model import HybridLM
 from trainer.qat import Qat
 from trainer.recipe import Recipe
+from trainer.sources import Source
 
 _RECIPE = Recipe(tokens=4 * 32 * 24, batch=4, sequence=32, learning_rate=1e-2, seed=5)
 
@@ -45,6 +47,26 @@ def test_bits_per_byte_of_a_uniform_model_is_known(corpus: Corpus, tiny: Archite
     read = sum(int(corpus.token_bytes[window.targets].sum()) for window in windows)
     expected = tokens * math.log2(tiny.vocab_size) / read
     assert bits_per_byte(model, corpus, sequence=32, windows=40) == pytest.approx(expected, rel=1e-5)
+
+
+def test_each_source_has_a_held_out_figure(tiny: Architecture, tmp_path: Path) -> None:
+    """Of a uniform model they tell sources' bytes per token apart, and nothing else."""
+    for name, letters in (("latin", "ab c"), ("greek", "λπ ω")):
+        lines = [json.dumps({"text": letters * (20 + number % 7)}) for number in range(200)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+    sources = [Source(path=tmp_path / f"{name}.jsonl", format="jsonl") for name in ("latin", "greek")]
+    corpus = prepare(sources, tmp_path / "corpus", vocab_size=tiny.vocab_size)
+    model = HybridLM(tiny)
+    torch.nn.init.zeros_(model.model.embed_tokens.weight)
+    found = held_out(model, corpus, sequence=8, windows=40)
+    assert found.pop("bits_per_byte") == bits_per_byte(model, corpus, sequence=8, windows=40)
+    assert found.keys() == {"bits_per_byte/latin", "bits_per_byte/greek"}
+    for name in ("latin", "greek"):
+        windows = corpus.held_out(size=1, sequence=8, windows=20, source=name)
+        targets = torch.cat([window.targets for window in windows])
+        share = targets.numel() / int(corpus.token_bytes[targets].sum())
+        assert found[f"bits_per_byte/{name}"] == pytest.approx(math.log2(tiny.vocab_size) * share, rel=1e-5)
+    assert found["bits_per_byte/latin"] != found["bits_per_byte/greek"]
 
 
 def test_the_rate_rises_stays_and_falls() -> None:
