@@ -108,7 +108,7 @@ def refuse_overlong(tokenizer: Tokenizer, text: str, context: int) -> None:
 def _sample(texts: Iterable[str]) -> Iterator[str]:
     taken = 0
     for text in texts:
-        yield text
+        yield text[:_SAMPLE_BYTES]
         taken += len(text)
         if taken >= _SAMPLE_BYTES:
             break

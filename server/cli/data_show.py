@@ -63,9 +63,9 @@ def summary(found: dict[str, Any]) -> None:
 
 
 def _short(number: int) -> str:
-    for unit, name in ((1_000_000_000, "G"), (1_000_000, "M"), (1_000, "k")):
-        if number >= 10 * unit:
-            return f"{number / unit:,.1f} {name}"
+    for unit, name in ((1_000_000_000, "G"), (1_000_000, "M")):
+        if number >= unit:
+            return f"{number / unit:.2f} {name}"
     return f"{number:,}"
 
 

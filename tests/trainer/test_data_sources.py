@@ -12,8 +12,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from trainer.data.encode import encoded
 from trainer.errors import CorpusError
 from trainer.sources import Source
+from trainer.tokenizer import train_tokenizer
 
 _TEXTS = [f"Document {number}, in prose \u2014 with \u00fcmlauts.\nAnd a line." for number in range(2500)]
 
@@ -178,3 +180,17 @@ def test_damage_is_named(make: Callable[[Path], Path], named: str, tmp_path: Pat
     with pytest.raises(CorpusError, match=named) as caught:
         list(Source.at(make(tmp_path)).documents())
     assert caught.value.advice
+
+
+def test_a_long_document_has_the_tokens_of_one_that_is_encoded_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = " ".join(_TEXTS[:40]) + "\n\n  an end \t of 12,345 things" + "x" * 900
+    tokenizer = train_tokenizer(_TEXTS, 400)
+    whole = tokenizer.encode(text, add_special_tokens=False).ids
+    monkeypatch.setattr("trainer.data.encode._CHARACTERS", 120)
+    documents = [text, "short", text]
+    found = list(encoded(tokenizer, iter(documents), 7))
+    assert [given for given, _ in found] == documents
+    # A word of 900 letters has no seam: it alone is cut where the limit falls.
+    seamless = len(tokenizer.encode("x" * 900, add_special_tokens=False).ids)
+    assert found[0][1].tolist()[: len(whole) + 1 - seamless] == [7, *whole][:-seamless]
+    assert tokenizer.decode(found[2][1].tolist()[1:]) == text

@@ -17,10 +17,17 @@ def encoded(tokenizer: Tokenizer, documents: Iterator[str], end: int) -> Iterato
     """Each document with its ids, `end` in front."""
     for texts in _grouped(documents):
         pieces = [list(_pieces(text)) for text in texts]
-        flat = [piece for parts in pieces for piece in parts]
-        encodings = iter(tokenizer.encode_batch_fast(flat, add_special_tokens=False))
+        found = _ids(tokenizer, [piece for parts in pieces for piece in parts])
         for text, parts in zip(texts, pieces, strict=True):
-            yield text, np.asarray([end, *(index for _ in parts for index in next(encodings).ids)], dtype=np.int64)
+            yield text, np.concatenate([[end], *(next(found) for _ in parts)]).astype(np.int64)
+
+
+def _ids(tokenizer: Tokenizer, pieces: list[str]) -> Iterator[NDArray[np.uint32]]:
+    """Ids of each piece; what the library needs for its pieces is released before the next ones."""
+    together = _TOGETHER if sum(map(len, pieces)) <= 2 * _CHARACTERS else 2
+    for start in range(0, len(pieces), together):
+        for encoding in tokenizer.encode_batch_fast(pieces[start : start + together], add_special_tokens=False):
+            yield np.asarray(encoding.ids, dtype=np.uint32)
 
 
 def _grouped(texts: Iterator[str]) -> Iterator[list[str]]:
