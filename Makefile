@@ -92,9 +92,14 @@ bench-qat: setup $(VENV)/.developer ## What rounding costs: to nearest, GPTQ, QA
 .PHONY: bench-train
 bench-train: setup $(VENV)/.developer ## Tokens/s of a training step beside transformers', 1 and 2 threads (ARGS="--device cuda --compile ...")
 	$(BIN)/python tests/trainer/bench_train.py $(ARGS)
+
 .PHONY: bench-distil
 bench-distil: setup $(VENV)/.developer ## What a teacher is worth: distillation beside hard labels at equal tokens, over seeds (about 10 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/trainer/bench_distil.py $(ARGS)
+
+.PHONY: soak-train
+soak-train: setup $(VENV)/.developer ## Trainings killed -9 twenty times each, alone and over 2 ranks: the same weights to the bit
+	OMP_NUM_THREADS=1 $(BIN)/python tests/trainer/bench_kill.py $(ARGS)
 
 .PHONY: bench-composition
 bench-composition: setup $(VENV)/.developer ## A linked Program beside the composed one and the plain whole-model export

@@ -19,7 +19,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.rendezvous import rendezvous
 
 from trainer.data import Batch
 from trainer.errors import RankLost, TrainerError, UnevenBatch
@@ -163,18 +165,38 @@ def joined() -> Iterator[Ranks]:
     if torch.cuda.is_available():
         device = "cuda"
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("gloo" if device == "cpu" else "cpu:gloo,cuda:nccl", timeout=_PATIENCE)
+    rank = int(os.environ["RANK"])
+    backend = "gloo" if device == "cpu" else "cpu:gloo,cuda:nccl"
+    dist.init_process_group(backend, store=_meeting_place(), rank=rank, world_size=world, timeout=_PATIENCE)
     try:
-        yield Ranks(dist.get_rank(), world, init_device_mesh(device, (world,)))
+        yield Ranks(rank, world, init_device_mesh(device, (world,)))
     except RuntimeError as wrong:
         if "gloo" not in str(wrong) and not isinstance(wrong, dist.DistError):
             raise
         raise RankLost(
-            f"rank {dist.get_rank()} lost another: {str(wrong).splitlines()[0]}",
+            f"rank {rank} lost another: {str(wrong).splitlines()[0]}",
             advice="the same command carries on from the last checkpoint; torchrun --max-restarts gives it by itself",
         ) from wrong
     finally:
         dist.destroy_process_group()
+
+
+def _meeting_place() -> Store:
+    """Where ranks find each other's addresses.
+
+    Torchrun gives ranks that it starts again the store of those that died, whose addresses are still in it. On one
+    host its count of restarts tells them apart; over several, each counts its own.
+    """
+    store: Store
+    store, _, _ = next(rendezvous("env://", timeout=_PATIENCE))
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return store
+    if os.environ["GROUP_WORLD_SIZE"] != "1" and os.environ["TORCHELASTIC_MAX_RESTARTS"] != "0":
+        raise RankLost(
+            "over several hosts, ranks that torchrun starts again would look for those that died",
+            advice="set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 on every host before torchrun, or say --max-restarts 0",
+        )
+    return PrefixStore(f"restart {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
 
 
 def _attempt(do: Callable[[], T]) -> tuple[list[T], Exception | None]:

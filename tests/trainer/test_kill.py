@@ -1,8 +1,11 @@
 """Kill -9 at random moments, many times in one training: its weights are those of an undisturbed one, to the bit."""
 
+import json
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from contextlib import suppress
 from multiprocessing.process import BaseProcess
@@ -13,11 +16,13 @@ import pytest
 from numpy.typing import NDArray
 from together import started, together
 
+from trainer import pipeline
 from trainer.architecture import Architecture
 from trainer.checkpoint import Rolling
 from trainer.data import Corpus
 from trainer.engine import Run, hard_labels, train
 from trainer.model import HybridLM
+from trainer.pretrain import Pretrain
 from trainer.ranks import Ranks
 from trainer.recipe import Recipe
 
@@ -53,18 +58,67 @@ def _kill(ranks: list[BaseProcess], rolling: Path, moments: random.Random) -> bo
     return any(rolling.glob(".*.draft"))
 
 
-@pytest.mark.parametrize(("world", "kills"), [(1, 20), (2, 5)])
+def killed_over_and_over(
+    world: int, kills: int, corpus: Path, architecture: Architecture, rolling: Path, seed: int = 0
+) -> tuple[int, int]:
+    """Train, killed so many times; (kills in the middle of a checkpoint, checkpoints between kills).
+
+    Raises:
+        AssertionError: the weights are not those of an undisturbed training, or halves of checkpoints pile up.
+    """
+    calm = together(world, _train, corpus, architecture, None)
+    moments, halves, seen = random.Random(seed), 0, set[str]()
+    for _ in range(kills):
+        with started(world, _train, corpus, architecture, rolling) as ranks:
+            halves += _kill([process for process, _ in ranks], rolling, moments)
+        seen |= {path.name for path in rolling.glob("*-step-*")}
+    assert len(list(rolling.glob(".*"))) <= 1
+    for found, wanted in zip(together(world, _train, corpus, architecture, rolling), calm, strict=True):
+        assert all((found[name] == weight).all() for name, weight in wanted.items())
+    return halves, len(seen)
+
+
+@pytest.mark.parametrize(("world", "kills"), [(1, 8), (2, 2)])
 def test_a_training_that_is_killed_over_and_over(
     world: int, kills: int, corpus: Corpus, tiny: Architecture, tmp_path: Path
 ) -> None:
-    calm = together(world, _train, corpus.directory, tiny, None)
-    moments, halves, seen = random.Random(world), 0, set[str]()
-    for _ in range(kills):
-        with started(world, _train, corpus.directory, tiny, tmp_path) as ranks:
-            halves += _kill([process for process, _ in ranks], tmp_path, moments)
-        seen |= {path.name for path in tmp_path.glob("*-step-*")}
-    assert halves >= kills // 5  # checkpoints were cut off, not only steps
-    assert len(seen) > kills // 3
-    assert len(list(tmp_path.glob(".*"))) <= 1  # and what was cut off did not pile up
-    for found, wanted in zip(together(world, _train, corpus.directory, tiny, tmp_path), calm, strict=True):
-        assert all((found[name] == weight).all() for name, weight in wanted.items())
+    """Twenty times, and more ranks: `make soak-train`."""
+    halves, seen = killed_over_and_over(world, kills, corpus.directory, tiny, tmp_path)
+    assert halves >= 1  # checkpoints were cut off, not only steps
+    assert seen > kills // 3
+
+
+_STAGE = Pretrain(tokens=5120, batch=4, sequence=32, learning_rate=0.01)
+
+
+def _sealed(ranks: Ranks, architecture: Architecture, corpus: Path, out: Path) -> str:
+    return pipeline.run([_STAGE], architecture, corpus, out, ranks=ranks)[0].directory.name
+
+
+def test_a_killed_rank_is_started_again_by_torchrun(corpus: Corpus, tiny: Architecture, tmp_path: Path) -> None:
+    calm = together(2, _sealed, tiny, corpus.directory, tmp_path / "calm")[0]
+    file, out = tmp_path / "architecture.json", tmp_path / "out"
+    file.write_text(tiny.model_dump_json())
+    stage = "pretrain:tokens=5120,batch=4,sequence=32,learning_rate=0.01"
+    fulcrum = [str(Path(sys.executable).with_name("fulcrum")), "train", str(out), "--architecture", str(file)]
+    fulcrum += ["--corpus", str(corpus.directory), "--stage", stage, "--save-seconds=0", "--json"]
+    elastic = ["--standalone", "--nproc-per-node=2", "--max-restarts=1", "--monitor-interval=0.1", "--no-python"]
+    agent = subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", *elastic, *fulcrum],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    deadline = time.monotonic() + 120
+    while not list(out.glob("00-pretrain-*/training/*-step-*[0-9]")):
+        assert time.monotonic() < deadline
+        assert agent.poll() is None, agent.communicate()
+        time.sleep(0.01)
+    workers = [line for task in Path(f"/proc/{agent.pid}/task").iterdir() for line in (task / "children").open()]
+    os.kill(int(workers[0].split()[-1]), signal.SIGKILL)
+    found, heard = agent.communicate(timeout=200)
+    assert agent.returncode == 0, heard
+    assert "exitcode: -9" in heard
+    assert "lost another" in heard  # in the words of the rank that was left
+    assert Path(json.loads(found)["checkpoint"]).name == calm

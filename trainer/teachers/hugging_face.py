@@ -52,7 +52,8 @@ class TransformersTeacher(LiveTeacher):
             )
         follow(self._model, batch)
         out: Tensor | None = None
-        for group in _grouped(_pieces(batch.documents), batch.inputs.numel()):
+        documents = torch.zeros_like(batch.inputs) if batch.documents is None else batch.documents
+        for group in _grouped(_pieces(documents), batch.inputs.numel()):
             longest = max(stop - start for _, start, stop in group)
             tokens = batch.inputs.new_zeros(len(group), longest)
             for index, (row, start, stop) in enumerate(group):
