@@ -107,7 +107,7 @@ class Rounder(nn.Module):
     def _rounded(self, groups: Tensor, scale: Tensor) -> Tensor:
         bits, uniform = self.precision.bits, None
         if self.noise is not None and self.training:
-            uniform = self.noise.uniform(f"forward {self.role}", groups.shape)
+            uniform = self.noise.uniform(f"forward {self.role}", groups.shape).to(groups.device)
         rounded: Tensor
         if self.learn:
             rounded = _Learned.apply(groups, scale, bits, uniform)  # type: ignore[no-untyped-call]

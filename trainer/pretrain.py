@@ -137,7 +137,7 @@ def _with_whole_vocabulary(teacher: LiveTeacher | TeacherCache, vocab_size: int)
 
 def _pretrain(stage: Teacher | Pretrain, model: HybridLM, loss: Loss, workspace: Workspace) -> Outcome:
     run = workspace.run()
-    before = workspace.held_out(model, stage.sequence)
+    before = workspace.held_out(workspace.placed(model), stage.sequence)
     train(model, workspace.corpus, stage, loss, run)
     sealed = workspace.seal(model)
     return Outcome(

@@ -57,7 +57,9 @@ class Qat(Recipe, QatOptions):
         run.before_step = self.forward_noise(model)
         before = workspace.held_out(quantised(full, scheme), self.sequence)
         before["full_precision_bits_per_byte"] = workspace.held_out(full, self.sequence)["bits_per_byte"]
-        train(model, workspace.corpus, self, self.loss(full), run, self.optimiser_of)
+        known = self.loss(workspace.placed(full))
+        train(workspace.placed(model), workspace.corpus, self, known, run, self.optimiser_of)
+        model.cpu()
         plain, packing = masters(model), pack_trained(model, scheme)
         after = workspace.held_out(quantised(plain, packing), self.sequence)
         found |= {"by": self.kind, "scales": self.scales, **after}

@@ -11,7 +11,7 @@ import socket
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TypeVar
 
@@ -36,15 +36,16 @@ _PATIENCE = timedelta(hours=2)
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among others; `mesh` is None where it is alone."""
+    """This process among others, and the device that it trains on; `mesh` is None where it is alone."""
 
     rank: int = 0
     world: int = 1
     mesh: DeviceMesh | None = None
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @classmethod
     def alone(cls) -> "Ranks":
-        """One process, without torch.distributed."""
+        """One process on the CPU, without torch.distributed."""
         return cls()
 
     @property
@@ -111,7 +112,7 @@ class Ranks:
         """Which hold on some rank: what is agreed before one of them stops, or saves."""
         if self.mesh is None:
             return list(flags)
-        raised = torch.tensor(flags, dtype=torch.float32, device=self.mesh.device_type)
+        raised = torch.tensor(flags, dtype=torch.float32, device=self.device)
         dist.all_reduce(raised, dist.ReduceOp.MAX)
         return [bool(flag) for flag in raised.tolist()]
 
@@ -150,26 +151,24 @@ def _apart(model: HybridLM) -> list[nn.Module]:
 
 @contextmanager
 def joined() -> Iterator[Ranks]:
-    """The ranks that torchrun started, with one device each; alone without torchrun.
+    """The ranks that torchrun started, with one GPU each where there are some; alone without torchrun.
 
     Raises:
         RankLost: another rank died; torchrun can start all of them again.
     """
-    world = int(os.environ.get("WORLD_SIZE", "1"))
+    world, kind = int(os.environ.get("WORLD_SIZE", "1")), "cuda" if torch.cuda.is_available() else "cpu"
     if world == 1:
-        yield Ranks.alone()
+        yield Ranks(device=torch.device(kind))
         return
     if os.environ.get("LOCAL_WORLD_SIZE") == str(world):
         _stay_on_this_host()
-    device = "cpu"
-    if torch.cuda.is_available():
-        device = "cuda"
+    if kind == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     rank = int(os.environ["RANK"])
-    backend = "gloo" if device == "cpu" else "cpu:gloo,cuda:nccl"
+    backend = "gloo" if kind == "cpu" else "cpu:gloo,cuda:nccl"
     dist.init_process_group(backend, store=_meeting_place(), rank=rank, world_size=world, timeout=_PATIENCE)
     try:
-        yield Ranks(rank, world, init_device_mesh(device, (world,)))
+        yield Ranks(rank, world, init_device_mesh(kind, (world,)), torch.device(kind))
     except RuntimeError as wrong:
         if "gloo" not in str(wrong) and not isinstance(wrong, dist.DistError):
             raise
@@ -187,8 +186,7 @@ def _meeting_place() -> Store:
     Torchrun gives ranks that it starts again the store of those that died, whose addresses are still in it. On one
     host its count of restarts tells them apart; over several, each counts its own.
     """
-    store: Store
-    store, _, _ = next(rendezvous("env://", timeout=_PATIENCE))
+    store: Store = next(rendezvous("env://", timeout=_PATIENCE))[0]
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return store
     if os.environ["GROUP_WORLD_SIZE"] != "1" and os.environ["TORCHELASTIC_MAX_RESTARTS"] != "0":

@@ -106,7 +106,7 @@ class RoundedAdamW(Optimizer):
             return value
         self._noise.step = step
         bits = self._noise.bits(name, parameter.shape)  # of all rows: what is drawn does not depend on the ranks
-        return stochastically_rounded(value, rows_of(bits, parameter))
+        return stochastically_rounded(value, rows_of(bits, parameter).to(value.device))
 
 
 def in_bfloat16(model: nn.Module) -> None:

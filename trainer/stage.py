@@ -49,6 +49,10 @@ class Workspace:
         rolling = Rolling(self.directory, self.ranks)
         return Run(rolling, self.ranks, self.report, self.should_stop, self.save_seconds)
 
+    def placed(self, model: HybridLM) -> HybridLM:
+        """`model` on the device that is trained on."""
+        return model.to(self.ranks.device)
+
     def seal(self, model: HybridLM, quantisation: Quantised | None = None) -> Checkpoint:
         """Keep a finished model; every rank has it, the first writes it."""
         return self.ranks.once(lambda: seal(model, self.sealed, self.corpus.tokenizer, quantisation))

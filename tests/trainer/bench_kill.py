@@ -1,4 +1,4 @@
-"""Kill -9 at random moments, twenty times in one training, alone and over ranks: the weights stay the same to the bit."""
+"""Kill -9 at random moments, twenty times in one training, alone and over ranks: the same weights to the bit."""
 
 import argparse
 import json
