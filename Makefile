@@ -63,13 +63,14 @@ demo: ## Set up, then the main job: a search on a virtual phone, a winner, train
 	@start=$$(date +%s); $(MAKE) --no-print-directory setup && echo "Set-up took $$(( $$(date +%s) - start )) s."
 	@$(BIN)/fulcrum demo $(ARGS)
 
+# Three workers on two cores: tests wait a good part of their time, for processes, leases and the disk.
 .PHONY: test
 test: ## Set up, then all checks and tests
 	@start=$$(date +%s); $(MAKE) --no-print-directory host || exit; \
 	  $(MAKE) --no-print-directory chromium adbd java & tools=$$!; \
 	  $(MAKE) --no-print-directory setup $(VENV)/.developer && wait $$tools && echo "Set-up took $$(( $$(date +%s) - start )) s."
 	@$(MAKE) --no-print-directory -j 2 --output-sync=target mypy lint
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 .PHONY: mypy
 mypy:

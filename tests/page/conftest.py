@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from page_bench import Server, Watch
 from page_story import Story
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+expect.set_options(timeout=15_000)  # what comes, comes: on a busy host later
 CHROMIUM = Path(os.environ.get("FULCRUM_CHROMIUM", "/usr/bin/chromium"))
 ARGUMENTS = [
     "--no-sandbox",

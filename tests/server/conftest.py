@@ -1,5 +1,6 @@
 """A migrated database of each kind, a clock that tests turn, and an application over them."""
 
+import shutil
 import subprocess
 import tempfile
 import time
@@ -60,11 +61,27 @@ def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return url
 
 
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated SQLite file to copy: a migration waits for the disk again and again."""
+    file = tmp_path_factory.mktemp("migrated") / "fulcrum.db"
+    migrate.upgrade(f"sqlite:///{file}")
+    return file
+
+
 @pytest.fixture
-def settings(empty_url: str, tmp_path: Path) -> Settings:
+def settings(empty_url: str, tmp_path: Path, migrated: Path) -> Settings:
     """Settings over a migrated database."""
     made = Settings(home=tmp_path / "home", database_url=empty_url)
+    if made.url.startswith("sqlite"):
+        return _with_copy(made, migrated)
     migrate.upgrade(made.url)
+    return made
+
+
+def _with_copy(made: Settings, migrated: Path) -> Settings:
+    made.home.mkdir()
+    shutil.copyfile(migrated, made.home / "fulcrum.db")
     return made
 
 
@@ -88,8 +105,6 @@ def client(settings: Settings, clock: TurnedClock) -> Iterator[TestClient]:
 
 
 @pytest.fixture
-def sqlite_settings(tmp_path: Path) -> Settings:
+def sqlite_settings(tmp_path: Path, migrated: Path) -> Settings:
     """For what does not depend on the database."""
-    made = Settings(home=tmp_path / "home")
-    migrate.upgrade(made.url)
-    return made
+    return _with_copy(Settings(home=tmp_path / "home"), migrated)
