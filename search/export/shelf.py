@@ -14,13 +14,14 @@ from pathlib import Path
 from device_agent.contracts import Sha256
 
 _log = logging.getLogger(__name__)
+_UNUSABLE = (OSError, RuntimeError)  # the latter: whoever runs this has no home
 
 
 def find(key: Sha256) -> str | None:
     """What was kept under `key`; None where there is nothing whole."""
     try:
         seal, _, value = (directory() / key).read_text(encoding="utf-8").partition("\n")
-    except (OSError, ValueError):  # the latter: bytes that are no text
+    except (*_UNUSABLE, ValueError):  # the latter: bytes that are no text
         return None
     return value if seal == _seal(key, value) else None
 
@@ -33,7 +34,7 @@ def keep(key: Sha256, value: str) -> None:
             part = Path(scratch) / key
             part.write_text(f"{_seal(key, value)}\n{value}", encoding="utf-8")
             part.replace(directory() / key)
-    except OSError as error:
+    except _UNUSABLE as error:
         _log.warning("a template is not kept for other homes: %s", error)
 
 

@@ -54,4 +54,4 @@ class Processes:
                     for path in sorted(self._directory.glob("*.log"))
                 )
                 raise AssertionError(f"{what}: not within {seconds} s\n{logs}")
-            time.sleep(0.2)
+            time.sleep(0.1)

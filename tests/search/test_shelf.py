@@ -1,5 +1,6 @@
 """What this machine has learnt before is not learnt again, and nothing but what was learnt is ever read."""
 
+import os
 import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -77,3 +78,12 @@ def test_without_a_wish_it_lies_where_the_user_keeps_caches(monkeypatch: pytest.
     assert shelf.directory().is_relative_to(tmp_path / ".cache" / "fulcrum")
     shelf.keep(KEY, "value")
     assert stat.S_ISREG((shelf.directory() / KEY).stat().st_mode)
+
+
+def test_who_has_no_home_learns_anew(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("FULCRUM_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 987_654_321)
+    shelf.keep(KEY, "value")
+    assert "not kept" in caplog.text
+    assert shelf.find(KEY) is None
