@@ -39,7 +39,7 @@ def summary(found: dict[str, Any]) -> None:
     """A table of sources, and the sum."""
     table = Table(title=found["directory"], title_justify="left")
     table.add_column("source", no_wrap=True)
-    for name in ("docs", "tokens", "held out", "B/token", "share", "epochs*", "removed"):
+    for name in ("docs", "tokens", "held out", "B/token", "share", "epochs*", "gone"):
         table.add_column(name, justify="right", no_wrap=True)
     for source in found["sources"]:
         removed = sum(about["documents"] for about in source["removed"].values())
@@ -57,7 +57,8 @@ def summary(found: dict[str, Any]) -> None:
     console.print(table)
     console.print(
         f"{found['tokens']:,} training tokens of {found['vocab_size']:,} ids, {found['held_out_tokens']:,} held out, "
-        f"{found['shards']} files.\nw: by its weight. *: in as many steps as read {found['tokens']:,} tokens.",
+        f"{found['shards']} files.\n"
+        f"w: by its weight. Gone: removed by cleaning. *: in as many steps as read {found['tokens']:,} tokens.",
         highlight=False,
     )
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from trainer.architecture import Architecture, Attention, ShortConv
 from trainer.data import Corpus, order, prepare
+from trainer.data.shards import Tokens
 from trainer.errors import CorpusError
 from trainer.model import HybridLM
 from trainer.sources import Source
@@ -147,3 +148,13 @@ def test_a_small_source_is_held_out_by_its_share(mixed: Corpus) -> None:
         assert counts["held_out"] >= sum(counts.values()) // 20
     assert mixed.sources_held_out(32) == mixed.sources
     assert mixed.sources_held_out(100_000) == ()
+
+
+@given(sizes=st.lists(st.integers(0, 9), min_size=1, max_size=6), data=st.data())
+def test_shards_read_as_one_sequence(sizes: list[int], data: st.DataObject) -> None:
+    whole = np.arange(sum(sizes) + 1, dtype=np.uint16)
+    tokens = Tokens(np.split(whole, np.cumsum(sizes)))
+    start = data.draw(st.integers(0, len(whole) - 1))
+    stop = data.draw(st.integers(start + 1, len(whole)))
+    assert len(tokens) == len(whole)
+    assert tokens.read(start, stop).tolist() == whole[start:stop].tolist()

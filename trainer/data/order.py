@@ -65,11 +65,22 @@ def visits_of(parts: tuple[Component, ...], visits: int, seed: int) -> list[int]
     return [turn * int(count) + int(more) for count, more in zip(counts, begun, strict=True)]
 
 
-@lru_cache(maxsize=256)
 def epoch(windows: int, seed: int, key: int, number: int) -> tuple[float, NDArray[np.int64]]:
-    """An epoch over `windows` windows: where in [0, 1) its cuts begin, and its order (8 bytes a window)."""
-    generator = np.random.Generator(np.random.Philox(key=[seed, number + (key << 40)]))
-    return float(generator.random()), generator.permutation(windows)
+    """An epoch over `windows` windows: where in [0, 1) its cuts begin, and its order.
+
+    Two epochs of each component are kept, 8 bytes a window: a batch may lie across their border.
+    """
+    kept = _kept(windows, seed, key, number % 2)
+    if not kept or kept[0][0] != number:
+        generator = np.random.Generator(np.random.Philox(key=[seed, number + (key << 40)]))
+        kept[:] = [(number, float(generator.random()), generator.permutation(windows))]
+    return kept[0][1:]
+
+
+@lru_cache(maxsize=256)
+def _kept(windows: int, seed: int, key: int, parity: int) -> list[tuple[int, float, NDArray[np.int64]]]:  # noqa: ARG001
+    """A place for one epoch."""
+    return []
 
 
 @lru_cache(maxsize=16)
