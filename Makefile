@@ -102,6 +102,10 @@ bench-distil: setup $(VENV)/.developer ## What a teacher is worth: distillation 
 soak-train: setup $(VENV)/.developer ## Trainings killed -9 twenty times each, alone and over 2 ranks: the same weights to the bit
 	OMP_NUM_THREADS=1 $(BIN)/python tests/trainer/bench_kill.py $(ARGS)
 
+.PHONY: bench-width
+bench-width: setup $(VENV)/.developer ## Is the best rate of one width that of another (ARGS="--optimiser muon --standard --seeds 3")
+	OMP_NUM_THREADS=1 $(BIN)/python tests/trainer/bench_width.py $(ARGS)
+
 .PHONY: bench-composition
 bench-composition: setup $(VENV)/.developer ## A linked Program beside the composed one and the plain whole-model export
 	$(BIN)/python tests/search/bench_composition.py

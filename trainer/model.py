@@ -16,6 +16,7 @@ from trainer.architecture import Architecture, Attention, Rope, ShortConv
 from trainer.cache import Cache, ConvState, KVState
 from trainer.linear import Linear, linear
 from trainer.long_attention import LONG, attend, spans
+from trainer.norm import RMSNorm
 from trainer.rope import rotate, tables
 
 
@@ -63,19 +64,6 @@ class Pass:
             return None
         same = self.documents[:, lag:] == self.documents[:, : max(0, self.length - lag)]
         return F.pad(same, (min(lag, self.length), 0))[:, :, None]
-
-
-class RMSNorm(nn.Module):
-    """x / rms(x) * weight over the last axis (arXiv 1910.07467)."""
-
-    def __init__(self, width: int, eps: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
-        self.eps = eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Same shape and type as x; the mean is taken in fp32."""
-        return F.rms_norm(x, (x.shape[-1],), self.weight.to(x.dtype), self.eps)
 
 
 class ShortConvOperator(nn.Module):

@@ -40,6 +40,7 @@ class Qat(Recipe, QatOptions):
     tokens: int = Field(default=100_000, ge=1)
     learning_rate: float = Field(default=6e-3, gt=0)
     decay: float = Field(default=1.0, ge=0, le=1)
+    precision: Literal["float32"] = "float32"  # dequantised weights have more digits than a bfloat16
 
     def perform(self, workspace: Workspace) -> Outcome:
         """Train the model.

@@ -35,6 +35,7 @@ def _model(pattern: str, rounds: bool = False) -> HybridLM:
     model = HybridLM(Architecture(vocab_size=_VOCABULARY, width=32, ffn_width=64, blocks=blocks), seed=4).eval()
     with torch.no_grad():
         model.model.embed_tokens.weight.mul_(20)
+        model.model.embedding_norm.weight.fill_(1)  # narrow models begin louder
     return quantised(model) if rounds else model
 
 

@@ -1,4 +1,4 @@
-"""Products through oneDNN and the loss without whole logits, against torch's own."""
+"""Products through oneDNN, norms, and the loss without whole logits, against torch's own."""
 
 import pytest
 import torch
@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from trainer import linear_cross_entropy as fused
 from trainer.linear import linear
+from trainer.norm import RMSNorm
 
 
 def _drawn(*shape: int, seed: int) -> torch.Tensor:
@@ -27,6 +28,23 @@ def test_a_product_and_its_gradients_are_torchs(inputs: int, outputs: int, rows:
         strict=True,
     ):
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_norm_and_its_gradients_are_torchs(transposed: bool) -> None:
+    norm = RMSNorm(24, 1e-5)
+    torch.nn.init.normal_(norm.weight, generator=torch.Generator().manual_seed(4))
+    x, upstream = _drawn(2, 7, 3, 24, seed=1), _drawn(2, 7, 3, 24, seed=2).detach()
+    given = x.transpose(1, 2) if transposed else x
+    upstream = upstream.transpose(1, 2) if transposed else upstream
+    ours, theirs = norm(given), F.rms_norm(given, (24,), norm.weight, 1e-5)
+    torch.testing.assert_close(ours, theirs)
+    for a, b in zip(
+        torch.autograd.grad(ours, (x, norm.weight), upstream),
+        torch.autograd.grad(theirs, (x, norm.weight), upstream),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
 
 
 @given(

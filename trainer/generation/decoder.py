@@ -15,7 +15,8 @@ from trainer.generation.attention import TiledAttention
 from trainer.generation.plan import Plan
 from trainer.generation.rows import Rows, attention_tile, head, side_by_side, tile_of
 from trainer.generation.state import ConvSlots, KVSlots, slot_states
-from trainer.model import AttentionOperator, HybridLM, Layer, RMSNorm, ShortConvOperator, SwiGLU
+from trainer.model import AttentionOperator, HybridLM, Layer, ShortConvOperator, SwiGLU
+from trainer.norm import RMSNorm
 from trainer.rope import tables
 
 State = ConvSlots | KVSlots
