@@ -75,6 +75,7 @@ class Ranks:
         """A copy of `model` of which every rank holds its rows; `model` itself where this process is alone."""
         if self.mesh is None:
             return model
+        warnings.filterwarnings("ignore", "FSDP2-wrapped module")  # a view, which nothing here changes in place
         sharded = copy.deepcopy(model)
         for part in _apart(sharded):
             # What is not gathered again for the backward pass is there for `factors`, which is not forward.
@@ -143,7 +144,6 @@ def _apart(model: HybridLM) -> list[nn.Module]:
     for module in model.modules():
         own = list(module.parameters(recurse=False))
         if any(parameter.dtype is torch.bfloat16 for parameter in own):
-            warnings.filterwarnings("ignore", "FSDP2-wrapped module")  # a view, which nothing here changes in place
             inner = [child for child in module.modules() if list(child.parameters(recurse=False))]
             found += reversed(inner)
     return found

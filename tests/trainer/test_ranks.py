@@ -119,7 +119,7 @@ def test_every_stage_that_trains_does_so_over_ranks(corpus: Corpus, tiny: Archit
     assert first == second
     found = [pipeline.Outcome.model_validate_json(outcome) for outcome in first[1]]
     for one, other in zip(found, outcomes, strict=True):
-        assert one.after == pytest.approx(other.after, rel=2e-3)
+        assert one.after == pytest.approx(other.after, rel=1e-2)
         assert one.before == pytest.approx(other.before, rel=2e-3)
     assert Checkpoint(Path(first[0])).packing() is not None
     assert together(2, _pipeline, corpus.directory, tiny, tmp_path / "ranks")[0] == first  # and is not done twice
