@@ -101,6 +101,13 @@ bench-distil: setup $(VENV)/.developer ## What a teacher is worth: distillation 
 .PHONY: soak-train
 soak-train: setup $(VENV)/.developer ## Trainings killed -9 twenty times each, alone and over 2 ranks: the same weights to the bit
 	OMP_NUM_THREADS=1 $(BIN)/python tests/trainer/bench_kill.py $(ARGS)
+.PHONY: bench-context
+bench-context: setup $(VENV)/.developer ## Recall and bits/byte by position: YaRN, raised base, plain training; 256 -> 2k -> 8k
+	OMP_NUM_THREADS=1 $(BIN)/python tests/trainer/bench_context.py $(ARGS)
+
+.PHONY: bench-context-real
+bench-context-real: setup $(VENV)/.developer ## A step and an evaluation at 4k, 32k and 128k: memory predicted and measured
+	$(BIN)/python tests/trainer/bench_context_real.py $(ARGS)
 
 .PHONY: bench-width
 bench-width: setup $(VENV)/.developer ## Is the best rate of one width that of another (ARGS="--optimiser muon --standard --seeds 3")

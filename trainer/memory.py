@@ -37,7 +37,7 @@ def of_evaluation(architecture: Architecture, *, batch: int, sequence: int) -> i
     """Bytes at the peak of `trainer.lean.losses`, the model's own included."""
     positions, width = batch * sequence, architecture.width
     layer = positions * _FLOAT * max(_layer_without_gradients(block, width) for block in architecture.blocks)
-    head = _FLOAT * min(HEAD_CHUNK, positions) * 3 * architecture.vocab_size
+    head = _FLOAT * min(HEAD_CHUNK, positions) * 2 * architecture.vocab_size
     return architecture.parameters * _FLOAT + positions * _TOKEN + max(layer, positions * _FLOAT * 2 * width + head)
 
 

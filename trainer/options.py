@@ -77,3 +77,33 @@ class PtqOptions(_Rounded):
 
     method: Literal["nearest", "gptq"] = "gptq"
     scales: Literal["absmax", "searched"] = "searched"
+
+
+class Phase(BaseModel):
+    """A part of a training, and how long its windows are."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    length: int = Field(ge=64, description="Tokens a window")
+    share: float = Field(gt=0, le=1, description="Of the training's tokens, relative to the other phases'")
+
+
+class ExtendOptions(BaseModel):
+    """Of stretching the context."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    original: int | None = Field(default=None, ge=64, description="Tokens of the context the model was trained on")
+    method: Literal["yarn", "base", "plain"] = "yarn"
+    theta: float | None = Field(default=None, gt=1, description="With base: the new RoPE base")
+    curriculum: tuple[Phase, ...] = Field(default=(), description="Lengths of windows on the way to the longest")
+    long_share: float = Field(default=0.0, ge=0, le=1, description="Share of windows that lie within one document")
+    retrieval_share: float = Field(
+        default=0.0, ge=0, le=1, description="Share of windows that are synthetic retrieval tasks in their own text"
+    )
+
+    @model_validator(mode="after")
+    def _theta_has_a_use(self) -> "ExtendOptions":
+        if self.theta is not None and self.method != "base":
+            raise ValueError("theta is of the method base")
+        return self

@@ -15,6 +15,7 @@ from trainer.checkpoint import Checkpoint, Rolling
 from trainer.data import Corpus
 from trainer.engine import Run, never
 from trainer.errors import CheckpointError, CorpusError
+from trainer.extend import Extend
 from trainer.files import fsync_directory, write_text
 from trainer.pretrain import Pretrain, Teacher
 from trainer.ptq import Ptq
@@ -24,7 +25,7 @@ from trainer.recipe import Recipe
 from trainer.stage import Outcome, Stage, Workspace
 from trainer.teachers.folder import identity
 
-AnyStage = Annotated[Teacher | Pretrain | Qat | Ptq, Field(discriminator="kind")]
+AnyStage = Annotated[Teacher | Pretrain | Extend | Qat | Ptq, Field(discriminator="kind")]
 """A stage as it is written in JSON, told apart by `kind`."""
 
 StageReport = Callable[[int, int, int, dict[str, float]], None]

@@ -28,6 +28,7 @@ _COMMANDS = {
     "quantise": "quantise",
     "merge": "merge",
     "generate": "generate",
+    "evaluate": "evaluate",
 }
 
 
