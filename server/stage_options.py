@@ -8,7 +8,7 @@ from typing import Annotated, NamedTuple, Self
 
 from pydantic import AfterValidator, BaseModel, Field, JsonValue, create_model
 
-from trainer.options import DistilOptions, PtqOptions, QatOptions
+from trainer.options import DistilOptions, ExtendOptions, PtqOptions, QatOptions
 from trainer.recipe import Recipe
 
 _RUN = re.compile(r"run:(?P<run>[^\x00/]{1,128})(/(?P<stage>[a-z]{1,32}))?")
@@ -56,6 +56,12 @@ class PretrainStage(_Trains, DistilOptions):
     )
 
 
+class ExtendStage(_Trains, ExtendOptions):
+    """Of the stage `extend`."""
+
+    sequence: int = Field(default=32_768, ge=64)
+
+
 class QatStage(_Trains, QatOptions):
     """Of the stage `qat`."""
 
@@ -70,6 +76,7 @@ class PtqStage(PtqOptions):
 STAGES: dict[str, type[BaseModel]] = {
     "teacher": TeacherStage,
     "pretrain": PretrainStage,
+    "extend": ExtendStage,
     "qat": QatStage,
     "ptq": PtqStage,
 }

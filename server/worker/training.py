@@ -1,47 +1,32 @@
 """A run: the stages of the trainer, then the trained model on the phone, and the proof that it says what it should."""
 
-import math
 import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from pydantic import ValidationError
 
-from device_agent.contracts import Blame, FulcrumError, Generation, Profile, Program, Quantisation, content_hash
+from device_agent.contracts import Blame, FulcrumError, Generation, Profile, Program, content_hash
 from search.export import export_model
 from search.export.pieces import toolchain
-from search.numerics import quantisation_of, scheme_of
+from search.numerics import quantisation_of
 from server import teachers
 from server.claims import ClaimedRun
 from server.errors import Cancelled
 from server.ledger import RunLedger, SqlBlockCache
 from server.ports import PhoneBench
-from server.runs import StageRequest
 from server.series import Pace
 from server.services import Services
 from server.worker.check import check_tokens
 from server.worker.corpus import prepared
+from server.worker.stages import AnyStage, stage_of
 from server.worker.telling import Telling
 from trainer import pipeline
 from trainer.checkpoint import Checkpoint
 from trainer.errors import TrainerError
-from trainer.pretrain import Pretrain, Teacher
-from trainer.ptq import Ptq
-from trainer.qat import Qat
-from trainer.recipe import Recipe
 
 _LOOK_SECONDS = 0.5
-_TOKENS_APART, _MOST_SCORES = 65_536, 50  # of scores on held-out text
-_Stage = Teacher | Pretrain | Qat | Ptq
-STAGE_KINDS: dict[str, type[_Stage]] = {"teacher": Teacher, "pretrain": Pretrain, "qat": Qat, "ptq": Ptq}
-
-
-class StageRefused(FulcrumError):
-    """A stage's options do not go together."""
-
-    blame, slug = Blame.USER, "stage-refused"
 
 
 class PromptTooLong(FulcrumError):
@@ -96,7 +81,7 @@ class _Run:
             )
 
     def _train(self, corpus_directory: Path) -> Checkpoint:
-        stages = [self._stage(request) for request in self._claimed.spec.stages]
+        stages = self._stages()
         directory = self._services.settings.home / "runs" / self._claimed.id
         telling = Telling([stage.kind for stage in stages], self._ledger, directory / "tensorboard")
         try:
@@ -114,10 +99,13 @@ class _Run:
             raise
         return checkpoint
 
-    def _stage(self, request: StageRequest) -> _Stage:
-        named, home = request.teacher, self._services.settings.home
-        taught = None if named is None else teachers.folder(self._services.database, home, named)
-        return stage_of(request, self._search.quantisation, taught)
+    def _stages(self) -> list[AnyStage]:
+        stages: list[AnyStage] = []
+        for request in self._claimed.spec.stages:
+            named, home = request.teacher, self._services.settings.home
+            taught = None if named is None else teachers.folder(self._services.database, home, named)
+            stages.append(stage_of(request, self._search.quantisation, taught, stages))
+        return stages
 
     def _should_stop(self) -> Callable[[], bool]:
         look = Pace(_LOOK_SECONDS)
@@ -164,29 +152,3 @@ class _Run:
         taken = [step.token for step in generation.steps]
         self._ledger.generation(generation, checkpoint.tokenizer.decode(taken), check)
         self._ledger.progress("done", 1, 1)
-
-
-def stage_of(request: StageRequest, quantisation: Quantisation, teacher: Path | None = None) -> _Stage:
-    """The stage asked for; what quantises rounds as the search's Programs do, unless its options say otherwise.
-
-    `teacher` is the folder of the teacher that the request names. Held-out text is scored as often as it takes to see
-    how the stage goes, at a few percent of its time; what is trained does not depend on it.
-
-    Raises:
-        StageRefused: the options do not go together, in a way that only the trainer knows.
-    """
-    given: dict[str, object] = {"scheme": scheme_of(quantisation)} if request.name in ("qat", "ptq") else {}
-    given |= request.options
-    if request.tokens is not None:
-        given["tokens"] = request.tokens
-    if teacher is not None:
-        given["teacher"] = teacher
-    try:
-        stage = STAGE_KINDS[request.name].model_validate(given)
-    except ValidationError as wrong:
-        said = "; ".join(f"{'.'.join(map(str, e['loc'])) or request.name}: {e['msg']}" for e in wrong.errors())
-        raise StageRefused(f"the stage {request.name} cannot be so: {said}", advice="Ask for another run.") from wrong
-    if isinstance(stage, Recipe) and "evaluate_every" not in given:
-        apart = max(_TOKENS_APART, stage.tokens / _MOST_SCORES)
-        return stage.model_copy(update={"evaluate_every": math.ceil(apart / (stage.batch * stage.sequence))})
-    return stage

@@ -19,7 +19,7 @@ from search.numerics import quantisation_of, scheme_of
 from server.clock import utc_now
 from server.runs import StageRequest
 from server.worker.check import check_tokens
-from server.worker.training import stage_of
+from server.worker.stages import stage_of
 from trainer.architecture import Architecture, Attention, ShortConv
 from trainer.cache import Cache, ConvState
 from trainer.model import AttentionOperator, HybridLM

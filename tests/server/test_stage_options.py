@@ -16,7 +16,8 @@ from server.runs import RunSpec, StageRecord, StageRequest, WorkState
 from server.services import Services
 from server.stage_options import STAGES
 from server.teachers import folder
-from server.worker.training import STAGE_KINDS, stage_of
+from server.worker.stages import STAGE_KINDS, StageRefused, stage_of
+from trainer.extend import Extend
 from trainer.pretrain import Teacher
 
 USUAL = spec("c").quantisation
@@ -36,6 +37,8 @@ def test_every_option_of_a_stage_can_be_asked_for_and_none_is_a_path(kind: str) 
         ("qat", {"scales": "guessed"}, "options/scales"),
         ("qat", {"warmup": 2}, "options/warmup"),
         ("teacher", {"widen": 0}, "options/widen"),
+        ("extend", {"curriculum": [{"length": 128, "share": 2}]}, "options/curriculum/0/share"),
+        ("extend", {"theta": 1e6}, "options"),
         ("teacher", {"temperature": 1}, "options/temperature"),
         ("pretrain", {"teacher": "/etc"}, "options/teacher"),
         ("pretrain", {"teacher": "run:a/../b"}, "options/teacher"),
@@ -65,6 +68,18 @@ def test_options_reach_the_stage() -> None:
         "teacher": Path("/there"),
         "tokens": 7,
     }
+
+
+def test_a_context_is_stretched_from_the_one_that_was_trained() -> None:
+    trained = stage_of(StageRequest(name="pretrain", options={"sequence": 256}), USUAL)
+    asked = StageRequest(name="extend", tokens=4096, options={"sequence": 2048, "batch": 2})
+    stage = stage_of(asked, USUAL, before=[trained, Extend(sequence=1024)])
+    assert stage == Extend(original=256, sequence=2048, batch=2, tokens=4096)
+    chosen = StageRequest(name="extend", options={"original": 128, "sequence": 2048})
+    assert stage_of(chosen, USUAL, before=[trained]) == Extend(original=128, sequence=2048)
+    curriculum: list[JsonValue] = [{"length": 4096, "share": 1.0}]
+    with pytest.raises(StageRefused, match="4096"):
+        stage_of(StageRequest(name="extend", options={"sequence": 2048, "curriculum": curriculum}), USUAL)
 
 
 def test_held_out_text_is_scored_now_and_then_unless_asked_otherwise() -> None:
