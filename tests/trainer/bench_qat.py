@@ -179,7 +179,7 @@ def done(way: Way, seed: int, tokens: int, weights: Precision, corpus_dir: Path,
         stage = Qat(tokens=tokens, batch=BATCH, sequence=SEQUENCE, seed=seed, scheme=scheme, **way.qat)
         model = stage.prepared(Checkpoint(base).model(), scheme)
         run = Run(before_step=stage.forward_noise(model))
-        train(model, corpus, stage, Mixed(stage.loss(full), seed), run, stage.optimiser_of(model))
+        train(model, corpus, stage, Mixed(stage.loss(full), seed), run, stage.optimiser_of)
         return judged(quantised(masters(model), pack_trained(model, scheme)), corpus)
     batches = calibration(corpus, windows=64, sequence=SEQUENCE, seed=seed)
     if way.more_bytes:
