@@ -54,7 +54,8 @@ class Curriculum(Corpus):
         chosen = [row for row, number in enumerate(numbers) if _counts(number, self.retrieval_share)]
         if not chosen:
             return text
-        inputs, targets, documents = text.inputs.clone(), text.targets.clone(), text.documents.clone()
+        inputs, targets = text.inputs.clone(), text.targets.clone()
+        documents = torch.zeros_like(inputs) if text.documents is None else text.documents.clone()
         for row in chosen:
             window = torch.cat((inputs[row], targets[row, -1:]))
             inputs[row], targets[row] = self._task(window, _ELSEWHERE + seed * (1 << 20) + step * rows + row)

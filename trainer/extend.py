@@ -7,15 +7,15 @@ from torch import Tensor
 
 from trainer import lean, memory
 from trainer.architecture import Architecture, Attention, Yarn
-from trainer.checkpoint import seal
 from trainer.curriculum import Curriculum
 from trainer.data import Batch, Corpus
-from trainer.engine import Recipe, train
+from trainer.engine import train
 from trainer.errors import CheckpointError
 from trainer.evaluate import Recall, Text, bits_by_position, episodes, recall, task
 from trainer.evaluate.retrieval import Kind
 from trainer.model import HybridLM
 from trainer.options import ExtendOptions
+from trainer.recipe import Recipe
 from trainer.stage import Outcome, Workspace
 
 _KINDS: tuple[Kind, ...] = ("needle", "key_value")
@@ -101,17 +101,17 @@ class Extend(Recipe, ExtendOptions):
         """
         if workspace.start is None:
             raise CheckpointError("there is no model to extend", advice="put a pretraining stage before it")
-        model = workspace.start.model()
+        model = workspace.placed(workspace.start.model())
         architecture, original = self.stretched(model.architecture), self.original_of(model.architecture)
         needed = memory.of_step(architecture, batch=self.batch, sequence=self.sequence)
         memory.require(needed, f"a step of {self.batch} x {self.sequence} tokens")
         memory.return_large_blocks()
         run = workspace.run()
         before = self.figures(model, workspace, original)
-        stretched = HybridLM(architecture)
+        stretched = workspace.placed(HybridLM(architecture))
         stretched.load_state_dict(model.state_dict())
         train(stretched, self.corpus(workspace.corpus), self, loss, run)
-        sealed = seal(stretched, workspace.sealed, workspace.corpus.tokenizer)
+        sealed = workspace.seal(stretched)
         return Outcome(
             stage=self.kind,
             checkpoint=sealed.directory,

@@ -70,9 +70,10 @@ def _lengths(given: str) -> list[int]:
 
 
 def _documents(text: list[Path] | None) -> Iterator[str]:
-    from trainer.sources import Source, all_documents
+    from trainer.sources import Source
 
-    return all_documents([Source(path=path) for path in text] if text else [Source(format="stdlib")])
+    for source in [Source.at(path) for path in text] if text else [Source(format="stdlib")]:
+        yield from source.documents()
 
 
 def _row(report: "Report") -> str:

@@ -47,6 +47,7 @@ def _kill(ranks: list[BaseProcess], rolling: Path, moments: random.Random) -> bo
     while all(path.name in known for path in rolling.glob(wanted)):
         assert time.monotonic() < deadline
         assert all(rank.is_alive() for rank in ranks)
+        time.sleep(0.0005)  # else we take the core from whom we wait for
     time.sleep(moments.random() * (0.002 if wanted.endswith("draft") else 0.03))
     victim = moments.choice(ranks)
     assert victim.pid is not None
