@@ -110,16 +110,20 @@ def prepare(
         "evaluations": judged,
     }
     directory.parent.mkdir(parents=True, exist_ok=True)
-    with progress() as report:
-        corpus = prepared(
-            sources,
-            directory,
-            vocab_size=vocab_size,
-            seed=seed,
-            tokenizer=tokenizer,
-            cleaning=Cleaning.model_validate(wanted),
-            report=report,
-        )
+    try:
+        with progress() as report:
+            corpus = prepared(
+                sources,
+                directory,
+                vocab_size=vocab_size,
+                seed=seed,
+                tokenizer=tokenizer,
+                cleaning=Cleaning.model_validate(wanted),
+                report=report,
+            )
+    except KeyboardInterrupt:
+        typer.echo("Stopped. The same command goes on where this one was.", err=True)
+        raise typer.Exit(130) from None
     found = inspected(corpus, samples=0)
     as_json(found) if json else summary(found)
 

@@ -127,3 +127,6 @@ def test_what_was_removed_is_counted_and_shown(tmp_path: Path) -> None:
     assert other.meta["documents"] == len(good) + len(bad)
     with pytest.raises(CorpusError, match=r"cleaning removed all 65 documents .*language: en"):
         prepare(sources, tmp_path / "none", vocab_size=300, cleaning=Cleaning(language="sv", quality=True))
+    weighty = Source.at(tmp_path / "eval.txt", weight=0.5)
+    with pytest.raises(CorpusError, match=r"eval has a weight of 0.5, and no text to train on is left"):
+        prepare([*sources, weighty], tmp_path / "none", vocab_size=300, cleaning=Cleaning(evaluations=(weighty,)))

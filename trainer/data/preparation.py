@@ -109,6 +109,7 @@ def _prepare(
         {"name": name, "format": source.format, "weight": source.weight, "splits": counts, **found}
         for name, source, counts, found in zip(names(sources), sources, splits, survey["sources"], strict=True)
     ]
+    _check_left(described)
     total = {split: _sum([counts[split] for counts in splits]) for split in _SPLITS}
     for split in _SPLITS:
         if total[split]["tokens"] < _FEWEST_TOKENS:
@@ -138,6 +139,15 @@ def _check_weights(sources: Sequence[Source]) -> None:
             f"the weights add up to {sum(weights):g}, and nothing is left for the sources without one",
             advice="give weights below 1 together, or one to every source",
         )
+
+
+def _check_left(described: list[dict[str, Any]]) -> None:
+    for source in described:
+        if source["weight"] is not None and not source["splits"]["train"]["tokens"]:
+            raise CorpusError(
+                f"{source['name']} has a weight of {source['weight']:g}, and no text to train on is left of it",
+                advice="give more text, less cleaning, or leave the source out",
+            )
 
 
 def _tokenise(
