@@ -3,13 +3,12 @@
 from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
-from torch import Tensor
 
-from trainer import lean, memory
+from trainer import memory
 from trainer.architecture import Architecture, Attention, Yarn
 from trainer.curriculum import Curriculum
-from trainer.data import Batch, Corpus
-from trainer.engine import train
+from trainer.data import Corpus
+from trainer.engine import hard_labels, train
 from trainer.errors import CheckpointError
 from trainer.evaluate import Recall, Text, bits_by_position, episodes, recall, task
 from trainer.evaluate.retrieval import Kind
@@ -42,6 +41,7 @@ class Extend(Recipe, ExtendOptions):
     sequence: int = Field(default=32_768, ge=64, description="The new context: tokens of the longest windows")
     learning_rate: float = Field(default=3e-3, gt=0)
     decay: float = Field(default=1.0, ge=0, le=1)
+    checkpoint_activations: bool = True
 
     @model_validator(mode="after")
     def _lengths_fit(self) -> "Extend":
@@ -110,7 +110,7 @@ class Extend(Recipe, ExtendOptions):
         before = self.figures(model, workspace, original)
         stretched = workspace.placed(HybridLM(architecture))
         stretched.load_state_dict(model.state_dict())
-        train(stretched, self.corpus(workspace.corpus), self, loss, run)
+        train(stretched, self.corpus(workspace.corpus), self, hard_labels, run)
         sealed = workspace.seal(stretched)
         return Outcome(
             stage=self.kind,
@@ -137,11 +137,6 @@ class Extend(Recipe, ExtendOptions):
             asked = episodes(text, task(kind, self.sequence), count=_EPISODES, length=self.sequence, seed=self.seed)
             found |= _named(kind, recall(model, asked))
         return found
-
-
-def loss(model: HybridLM, batch: Batch) -> Tensor:
-    """Cross-entropy of the next token, in little memory."""
-    return lean.hard_labels(model, batch)
 
 
 def raised(architecture: Architecture, factor: float) -> float:

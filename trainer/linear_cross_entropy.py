@@ -17,8 +17,12 @@ from trainer.linear import is_faster, product, weight_gradient
 _FEWEST_ROWS, _LOGITS = 1024, 1 << 21  # the chunks' size: rows at least, logits of a small vocabulary at most
 
 
+IGNORED = -100
+"""A target that no loss is taken of, as in torch's cross-entropy."""
+
+
 def linear_cross_entropy(h: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    """Mean of -log softmax(h weight^T)[target], in nats, float32.
+    """Mean of -log softmax(h weight^T)[target] over the targets that are not `IGNORED`, in nats, float32.
 
     Args:
         h: [..., width], in float32 or a half precision; softmax and sums are taken in float32 either way.
@@ -27,14 +31,14 @@ def linear_cross_entropy(h: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     """
     rows, labels = h.flatten(0, -2), targets.flatten()
     if not (torch.is_grad_enabled() and (h.requires_grad or weight.requires_grad)):
-        return token_nats(rows, weight, labels).mean()
+        return token_nats(rows, weight, labels).sum() / (labels != IGNORED).sum()
     out: Tensor = _Fused.apply(rows, weight, labels)  # type: ignore[no-untyped-call]  # torch leaves it untyped
     return out
 
 
 @torch.no_grad()
 def token_nats(h: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    """-log softmax(h weight^T)[target] of every position, float32 in the shape of `targets`; no gradients."""
+    """-log softmax(h weight^T)[target] of every position, 0 where `IGNORED`, float32 like `targets`; no gradients."""
     rows, labels = h.flatten(0, -2), targets.flatten()
     cast = weight.to(h.dtype)
     found = [F.cross_entropy(_logits(rows[at], cast), labels[at], reduction="none") for at in _chunks(rows, weight)]
@@ -50,26 +54,33 @@ class _Fused(torch.autograd.Function):
         to_weight: Tensor | None = None
         for at in _chunks(rows, weight):
             logarithms = _logits(rows[at], cast).log_softmax(-1)
-            label = labels[at, None]
-            total -= logarithms.gather(1, label).sum()
+            counted = labels[at, None] != IGNORED
+            label = labels[at, None].clamp(min=0)
+            total -= (logarithms.gather(1, label) * counted).sum()
             slope = logarithms.exp_().scatter_add_(1, label, torch.full_like(label, -1, dtype=torch.float32))
-            slope = slope.to(rows.dtype)
+            slope = slope.mul_(counted).to(rows.dtype)
             to_rows[at] = _times(slope, cast.t())
             part = weight_gradient(slope, rows[at]) if is_faster(slope, rows) else (slope.t() @ rows[at]).float()
             to_weight = part if to_weight is None else to_weight.add_(part)
-        ctx.save_for_backward(to_rows, to_weight)
+        count = (labels != IGNORED).sum()
+        ctx.save_for_backward(to_rows, to_weight, count)
         ctx.kind = weight.dtype
-        return total / len(rows)
+        return total / count
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
-        to_rows, to_weight = ctx.saved_tensors
-        factor = gradients[0] / len(to_rows)
+        to_rows, to_weight, count = ctx.saved_tensors
+        factor = gradients[0] / count
         return to_rows * factor.to(to_rows.dtype), (to_weight * factor).to(ctx.kind), None
 
 
+def most_rows(vocab_size: int) -> int:
+    """Rows whose logits are there at once."""
+    return max(_FEWEST_ROWS, _LOGITS // vocab_size)
+
+
 def _chunks(rows: Tensor, weight: Tensor) -> Iterator[slice]:
-    size = max(_FEWEST_ROWS, _LOGITS // len(weight))
+    size = most_rows(len(weight))
     return (slice(start, start + size) for start in range(0, len(rows), size))
 
 

@@ -1,8 +1,9 @@
 """What a long training step or evaluation will take of memory, known before it starts; and what there is.
 
-The counts are of float32 tensors that are alive together at the worst moment of `trainer.lean`: while the widest layer
-is computed again for its gradients, or while a chunk of the head is. They were derived from its code and corrected by
-what processes were seen to take at 8,192 to 131,072 positions: `make bench-context` prints both, a fifth apart at most.
+The counts are of float32 tensors that are alive together at the worst moment of a step that keeps no activations
+between layers (`Recipe.checkpoint_activations`): while the widest layer is computed again for its gradients, or while a
+chunk of the head is. They were derived from the code and corrected by what processes were seen to take at 8,192 to
+131,072 positions: `make bench-context` prints both, a fifth apart at most.
 """
 
 import ctypes
@@ -11,7 +12,9 @@ from pathlib import Path
 
 from trainer.architecture import Architecture, Attention, ShortConv
 from trainer.errors import NotEnoughMemory
-from trainer.lean import FFN_CHUNK, HEAD_CHUNK
+from trainer.evaluate.reading import HEAD_CHUNK
+from trainer.linear_cross_entropy import most_rows
+from trainer.model import FFN_CHUNK
 
 TOLERANCE = 0.2
 """Of the predictions, relative: how far from the truth they may be."""
@@ -23,18 +26,24 @@ _MMAP_THRESHOLD, _RETURNED = -3, 2 << 20  # mallopt's number (malloc.h), bytes
 
 
 def of_step(architecture: Architecture, *, batch: int, sequence: int) -> int:
-    """Bytes at the peak of an optimiser step of `trainer.lean.hard_labels` under AdamW, without the interpreter's."""
+    """Bytes at the peak of an optimiser step on hard labels that keeps no activations, under AdamW, in float32.
+
+    The interpreter's own are not in it.
+    """
     positions, width = batch * sequence, architecture.width
     kept = positions * (_TOKEN + _FLOAT * width * (architecture.depth + 1))
     layer = positions * _FLOAT * max(_layer(block, width) for block in architecture.blocks)
     layer += _FLOAT * min(FFN_CHUNK, positions) * 6 * architecture.ffn_width
-    head = positions * _FLOAT * 3 * width + _FLOAT * min(HEAD_CHUNK, positions) * 3 * architecture.vocab_size
+    head = (
+        positions * _FLOAT * 3 * width
+        + _FLOAT * min(most_rows(architecture.vocab_size), positions) * 3 * architecture.vocab_size
+    )
     matrix = _FLOAT * 2 * architecture.vocab_size * width  # of the head's gradient, sums being formed
     return architecture.parameters * _TRAINED + kept + max(layer, head + matrix)
 
 
 def of_evaluation(architecture: Architecture, *, batch: int, sequence: int) -> int:
-    """Bytes at the peak of `trainer.lean.losses`, the model's own included."""
+    """Bytes at the peak of `trainer.evaluate.reading.losses`, the model's own included."""
     positions, width = batch * sequence, architecture.width
     layer = positions * _FLOAT * max(_layer_without_gradients(block, width) for block in architecture.blocks)
     head = _FLOAT * min(HEAD_CHUNK, positions) * 2 * architecture.vocab_size

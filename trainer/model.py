@@ -5,6 +5,7 @@ state dicts interchange. Embedding and head share one matrix, unless the archite
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -19,6 +20,8 @@ from trainer.long_attention import LONG, attend, spans
 from trainer.norm import RMSNorm
 from trainer.rope import rotate, tables
 
+FFN_CHUNK = 4096  # positions
+
 
 @dataclass
 class Pass:
@@ -29,6 +32,7 @@ class Pass:
     rope: Rope
     device: torch.device
     documents: Tensor | None
+    recomputes: bool = False
     _tables: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     _mask: Tensor | None = None
     _spans: list[list[int]] | None = None
@@ -64,6 +68,12 @@ class Pass:
             return None
         same = self.documents[:, lag:] == self.documents[:, : max(0, self.length - lag)]
         return F.pad(same, (min(lag, self.length), 0))[:, :, None]
+
+
+def computed_again(function: Callable[..., Tensor], *inputs: object) -> Tensor:
+    """The function's value; what is inside it is computed a second time for its gradients (arXiv 1604.06174)."""
+    out: Tensor = checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
+    return out
 
 
 class ShortConvOperator(nn.Module):
@@ -184,6 +194,13 @@ class Layer(nn.Module):
     def forward(self, x: Tensor, shared: Pass, state: KVState | ConvState | None) -> Tensor:
         """[B, T, width] -> [B, T, width]."""
         x = x + self.get_submodule(self.operator_name)(self.operator_norm(x), shared, state)
+        parts = x.split(FFN_CHUNK, dim=1)  # it looks at each position alone, and is the widest thing in a layer
+        if len(parts) == 1:
+            return self._fed(x)
+        fed = [computed_again(self._fed, part) if shared.recomputes else self._fed(part) for part in parts]
+        return torch.cat(fed, dim=1)
+
+    def _fed(self, x: Tensor) -> Tensor:
         out: Tensor = x + self.feed_forward(self.ffn_norm(x))
         return out
 
@@ -264,14 +281,12 @@ class HybridLM(nn.Module):
                 raise ValueError("packed documents and a cache cannot be used together")
             cache.reserve(length)
         start = 0 if cache is None else cache.length
-        shared = Pass(start, length, self.architecture.rope, tokens.device, documents)
+        recomputes = self.recomputes and torch.is_grad_enabled()
+        shared = Pass(start, length, self.architecture.rope, tokens.device, documents, recomputes)
         x = self.model.embed_tokens(tokens).to(self.compute)
         for index, layer in enumerate(self.model.layers):
             state = None if cache is None else cache.states[index]
-            if self.recomputes and torch.is_grad_enabled():
-                x = checkpoint(layer, x, shared, state, use_reentrant=False, preserve_rng_state=False)
-            else:
-                x = layer(x, shared, state)
+            x = computed_again(layer, x, shared, state) if recomputes else layer(x, shared, state)
         if cache is not None:
             cache.length += length
         out: Tensor = self.model.embedding_norm(x)

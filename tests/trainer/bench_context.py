@@ -25,16 +25,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from trainer import memory
 from trainer.architecture import Architecture, Attention, ShortConv
 from trainer.curriculum import Curriculum
-from trainer.data import Batch, Corpus, prepare
-from trainer.engine import Recipe, Run, train
+from trainer.data import Corpus, prepare
+from trainer.engine import Run, hard_labels, train
 from trainer.evaluate import Task, Text, bits_by_position, episodes, recall
-from trainer.extend import Extend, loss, raised
-from trainer.lean import IGNORED
+from trainer.extend import Extend, raised
 from trainer.model import HybridLM
 from trainer.sources import Source
 
@@ -55,14 +53,8 @@ def pretrained(corpus: Corpus, theta: float, seed: int, tokens: int, report: Any
     recipe = Recipe(tokens=tokens, batch=16, sequence=ORIGINAL, seed=seed)
     model = HybridLM(architecture(theta), seed=seed)
     mixed = Curriculum(corpus, (), recipe.steps, long_share=0.0, retrieval_share=RETRIEVAL)
-    train(model, mixed, recipe, whole, Run() if report is None else Run(report=report))
+    train(model, mixed, recipe, hard_labels, Run() if report is None else Run(report=report))
     return model
-
-
-def whole(model: HybridLM, batch: Batch) -> torch.Tensor:
-    """The loss of short windows: nothing is computed twice."""
-    logits = model(batch.inputs, documents=batch.documents)
-    return F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORED)
 
 
 def extended(model: HybridLM, corpus: Corpus, way: str, seed: int, tokens: int) -> HybridLM:
@@ -75,7 +67,7 @@ def extended(model: HybridLM, corpus: Corpus, way: str, seed: int, tokens: int) 
         stage = Extend(tokens=tokens, sequence=length, seed=seed, retrieval_share=RETRIEVAL, **given)
         stretched = HybridLM(stage.stretched(model.architecture))
         stretched.load_state_dict(model.state_dict())
-        train(stretched, stage.corpus(corpus), stage, loss, Run())
+        train(stretched, stage.corpus(corpus), stage, hard_labels, Run())
         model = stretched
     return model
 

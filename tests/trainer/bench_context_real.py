@@ -23,9 +23,9 @@ from trainer import memory
 from trainer.architecture import Architecture, Attention, ShortConv
 from trainer.checkpoint import Checkpoint, seal
 from trainer.data import Corpus, prepare
-from trainer.engine import Run, train
+from trainer.engine import Run, hard_labels, train
 from trainer.evaluate import Task, Text, bits_by_position, episodes, recall
-from trainer.extend import Extend, loss
+from trainer.extend import Extend
 from trainer.model import HybridLM
 from trainer.sources import Source
 
@@ -76,7 +76,7 @@ def step(length: int, checkpoint: Path, home: Path, threads: int) -> None:
     stretched.load_state_dict(model.state_dict())
     losses: list[float] = []
     run = Run(report=lambda done, total, metrics: losses.append(metrics["loss"]))
-    train(stretched, stage.corpus(corpus), stage, loss, run)
+    train(stretched, stage.corpus(corpus), stage, hard_labels, run)
     sealed = seal(stretched, home / "sealed", corpus.tokenizer)
     factor = None if found.yarn is None else found.yarn.factor
     more = {"loss": losses[0], "yarn_factor": factor, "checkpoint": str(sealed.directory)}

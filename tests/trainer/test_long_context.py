@@ -9,13 +9,15 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer import lean, memory, model
+from trainer import linear_cross_entropy, memory, model
 from trainer.architecture import Architecture, Attention, Rope, ShortConv, Yarn
 from trainer.curriculum import Curriculum
 from trainer.data import Batch, Corpus
+from trainer.engine import hard_labels
 from trainer.errors import CheckpointError, CorpusError, Interrupted, NotEnoughMemory
-from trainer.evaluate import Task, Text, bits_by_position, episodes, evaluate, recall, task
+from trainer.evaluate import Task, Text, bits_by_position, episodes, evaluate, reading, recall, task
 from trainer.extend import Extend, raised
+from trainer.linear_cross_entropy import IGNORED
 from trainer.model import HybridLM
 from trainer.options import Phase
 from trainer.pipeline import run
@@ -66,21 +68,23 @@ def test_documents_kept_apart_by_cutting_are_as_those_under_a_mask(lengths: list
 
 
 def test_what_is_computed_in_chunks_and_again_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lean, "FFN_CHUNK", 7)
-    monkeypatch.setattr(lean, "HEAD_CHUNK", 5)
+    monkeypatch.setattr(model, "FFN_CHUNK", 7)
+    monkeypatch.setattr(linear_cross_entropy, "most_rows", lambda vocab_size: 5)
+    monkeypatch.setattr(reading, "HEAD_CHUNK", 5)
     made = _loud(_architecture(*_HYBRID, yarn=_YARN))
     tokens, documents = _packed([30, 1, 22])
     targets = tokens.roll(-1, dims=1)
-    targets[0, ::3] = lean.IGNORED
+    targets[0, ::3] = IGNORED
     batch = Batch(tokens, targets, documents, torch.zeros(1, dtype=torch.int64))
     logits = made(tokens, documents=documents)
     whole = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
-    little = lean.hard_labels(made, batch)
+    made.recomputes = True
+    little = hard_labels(made, batch)
     assert little.item() == pytest.approx(whole.item(), rel=1e-6)
     for ours, expected in zip(_gradients(made, little), _gradients(made, whole), strict=True):
         assert (ours - expected).abs().max() <= 1e-5 * (1 + expected.abs().max())
-    nats, right = lean.losses(made, tokens, targets, documents)
-    asked = targets != lean.IGNORED
+    nats, right = reading.losses(made, tokens, targets, documents)
+    asked = targets != IGNORED
     assert nats.sum().item() / int(asked.sum()) == pytest.approx(whole.item(), rel=1e-5)
     assert torch.equal(right, (logits.argmax(-1) == targets) & asked)
 
@@ -127,7 +131,7 @@ def test_a_step_has_as_many_tokens_in_windows_of_its_phase(corpus: Corpus) -> No
     assert [tuple(batch.inputs.shape) for batch in batches] == [(8, 64)] * 4 + [(2, 256)] * 2 + [(1, 512)] * 2
     again = grown.batch(5, size=1, sequence=512, seed=3)
     assert torch.equal(batches[5].inputs, again.inputs)
-    tasks = sum(int((batch.targets == lean.IGNORED).any(1).sum()) for batch in batches)
+    tasks = sum(int((batch.targets == IGNORED).any(1).sum()) for batch in batches)
     assert tasks == sum(len(batch.inputs) for batch in batches) // 2
     text = Curriculum(corpus, phases, 8, long_share=0.0, retrieval_share=0.0).batch(0, size=1, sequence=512, seed=3)
     assert torch.equal(text.inputs, corpus.batch(0, size=8, sequence=64, seed=3).inputs)
@@ -165,7 +169,7 @@ def test_episodes_ask_for_what_they_hide(needles: int, asked: int, length: int, 
     )
     for tokens, targets, places, answers in zip(given.inputs, given.targets, given.places, given.answers, strict=True):
         assert len(set(places.tolist())) == len(places)
-        assert int((targets != lean.IGNORED).sum()) == 2 * len(places)
+        assert int((targets != IGNORED).sum()) == 2 * len(places)
         for place, answer in zip(places.tolist(), answers.tolist(), strict=True):
             assert place + 4 <= answer - 1
             assert tokens[place : place + 2].tolist() == tokens[answer - 1 : answer + 1].tolist()
@@ -179,7 +183,7 @@ def test_recall_is_counted_by_depth(sees: int, expected: float | None, monkeypat
 
     def reader(_: HybridLM, tokens: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         right = torch.zeros_like(targets, dtype=torch.bool)
-        for row, answer in (targets != lean.IGNORED).nonzero().tolist():
+        for row, answer in (targets != IGNORED).nonzero().tolist():
             pair = tokens[row, answer - 1 : answer + 1].tolist()
             past = tokens[row, max(0, answer - sees) : answer].tolist()
             places = [i for i in range(len(past) - 2) if past[i : i + 2] == pair]
@@ -231,7 +235,7 @@ import json, sys, torch
 from trainer import memory
 from trainer.architecture import Architecture
 from trainer.data import Batch
-from trainer.lean import hard_labels
+from trainer.engine import hard_labels
 from trainer.model import HybridLM
 
 def status(field):
@@ -239,6 +243,7 @@ def status(field):
 
 def step(architecture, length):
     model = HybridLM(architecture)
+    model.recomputes = True
     optimiser = torch.optim.AdamW(model.parameters(), fused=True)
     tokens = torch.zeros(1, length, dtype=torch.int64)
     for _ in range(2):

@@ -6,7 +6,7 @@ from itertools import pairwise
 from pydantic import BaseModel, ConfigDict
 
 from trainer.evaluate.haystack import Text
-from trainer.lean import losses
+from trainer.evaluate.reading import losses
 from trainer.model import HybridLM
 
 _FIRST = 64

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from trainer.errors import CorpusError
 from trainer.evaluate.haystack import Text
-from trainer.lean import IGNORED
+from trainer.linear_cross_entropy import IGNORED
 
 Kind = Literal["needle", "multi_needle", "key_value"]
 KEY, VALUE = 2, 2  # tokens

@@ -3,8 +3,8 @@
 import torch
 from pydantic import BaseModel, ConfigDict
 
+from trainer.evaluate.reading import losses
 from trainer.evaluate.retrieval import VALUE, Episodes
-from trainer.lean import losses
 from trainer.model import HybridLM
 
 DEPTHS = 4  # equal parts of the context
