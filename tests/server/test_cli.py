@@ -15,18 +15,22 @@ from typing import Any
 import pytest
 import typer
 from commands import Commands
+from service_examples import candidate, report, spec
 from test_serving import DEADLINE, free_port
 
 from search.candidate import Verdict
 from search.spec import SearchSpec
-from server.api.views import Counts, SearchView
+from server.api.views import CorpusFile, CorpusSpec, Counts, PhoneRegistration, SearchView
 from server.cli.demo import anew_if_in_vain
 from server.cli.household import HomeTaken, Household
 from server.cli.main import application
 from server.cli.watch import Bars
 from server.client import Client
 from server.clock import utc_now
-from server.runs import Progress, WorkState
+from server.ledger import RunLedger, SearchLedger
+from server.runs import MetricPoint, Progress, RunSpec, WorkState
+from server.services import Services
+from server.settings import Settings
 
 COMMAND = [sys.executable, "-c", "from server.cli import main; main()"]
 TOKEN = "a-token-of-the-tests"
@@ -50,12 +54,16 @@ def refused(result: subprocess.CompletedProcess[str], *words: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def server(home: Path) -> Iterator[str]:
     """A server that asks for a token, without a worker; gives its address."""
     port = free_port()
     env = os.environ | {"FULCRUM_TOKEN": TOKEN}
-    home = str(tmp_path_factory.mktemp("home"))
-    command = [*COMMAND, "server", "--no-worker", "--home", home, "--port", str(port)]
+    command = [*COMMAND, "server", "--no-worker", "--home", str(home), "--port", str(port)]
     with subprocess.Popen(command, env=env) as process:
         deadline = time.monotonic() + DEADLINE
         with Client(f"http://127.0.0.1:{port}") as client:
@@ -145,6 +153,35 @@ def test_groups_tags_and_maintenance_by_hand(server: str) -> None:
     assert "tired" in fulcrum("phone", "list", "--state", "tired", **environment).stderr
     for serial in (one, two):
         assert fulcrum("phone", "remove", serial, **environment).returncode == 0
+
+
+def test_metrics_of_a_run_by_hand(server: str, home: Path) -> None:
+    services = Services.of(Settings(home=home))
+    services.fleet.register(PhoneRegistration(serial="one"))
+    services.fleet.report("bench", report("one"))
+    file = CorpusFile(sha256=services.artifacts.put(b"text"), format="text")
+    corpus, _ = services.corpora.register(CorpusSpec(name="c", files=(file,)))
+    search = services.searches.submit(spec(corpus.id)).id
+    services.claims.claim_search("worker")
+    SearchLedger(services.database, search, "worker").remember(candidate(4, 1.0))
+    services.claims.finish_search(search, "worker", WorkState.FAILED)
+    run = services.runbook.submit(RunSpec(search=search, candidate=4)).id
+    services.claims.claim_run("worker")
+    ledger = RunLedger(services.database, run, "worker")
+    for tokens, loss in ((10, 6.5), (20, 2.25)):
+        ledger.trained(1, MetricPoint(tokens=tokens, at=utc_now(), values={"loss": loss}), "stage 2 of 3", 100)
+    services.database.close()
+    environment = {"FULCRUM_SERVER": server, "FULCRUM_TOKEN": TOKEN}
+    table = fulcrum("run", "metrics", run, "--stage", "pretrain", "--csv", **environment)
+    assert [line.split(",")[2::2] for line in table.stdout.splitlines()] == [
+        ["tokens", "loss"],
+        ["10", "6.5"],
+        ["20", "2.25"],
+    ], table.stderr
+    shown = fulcrum("run", "show", run, **environment).stdout
+    assert "Stage 1, pretrain: 20 tokens" in shown
+    assert "█▁" in shown
+    refused(fulcrum("run", "metrics", run, "--stage", "ptq", **environment), "no stage ptq", "0 teacher, 1 pretrain")
 
 
 def test_discovery_asks_no_server() -> None:
