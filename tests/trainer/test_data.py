@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from trainer import pipeline
 from trainer.architecture import Architecture
 from trainer.data import Corpus, corpus_key, prepare
+from trainer.data.split import Places, place
 from trainer.errors import CorpusError, TokenizerError
 from trainer.files import fresh_draft
 from trainer.sources import Source
@@ -237,3 +238,15 @@ def test_no_run_begins_on_shards_that_changed(text_files: list[Path], tiny: Arch
     with pytest.raises(CorpusError, match="has changed on disk"):
         pipeline.run([], tiny, corpus.directory, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@given(sizes=st.lists(st.integers(1, 1000), min_size=2, max_size=60), seed=st.integers(0, 5))
+def test_something_is_held_out_and_most_is_not(sizes: list[int], seed: int) -> None:
+    texts = [f"{number} {'x' * size}" for number, size in enumerate(sizes)]
+    places = Places()
+    places.source((place(text, seed), len(text)) for text in texts)
+    chosen = places.chosen()
+    away = [len(text) for text in texts if place(text, seed) in chosen]
+    assert 0 < len(away) < len(texts)
+    assert len(away) >= len(texts) // 20
+    assert max(map(len, texts)) * 2 <= sum(map(len, texts)) or max(map(len, texts)) not in away

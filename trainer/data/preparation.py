@@ -96,7 +96,7 @@ def _prepare(
         survey = surveyed(draft.directory, sources, seed, cleaning, report)
         draft.save("survey.json", survey)
     texts_of = [kept(draft.directory, number, source) for number, source in enumerate(sources)]
-    held_out = HoldOut(survey["threshold"], frozenset(survey["single"]))
+    held_out = HoldOut(survey["threshold"], frozenset(survey["single"]), survey["most"])
     trained = draft.directory / "tokenizer.json"
     if not trained.exists():
         report("tokenizer", 0, survey["characters"])

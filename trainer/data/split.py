@@ -19,13 +19,14 @@ def place(text: str, seed: int) -> int:
 
 @dataclass(frozen=True)
 class HoldOut:
-    """Places up to `threshold` are held out, and a few single ones."""
+    """Places up to `threshold` are held out, and a few single ones; never a document that is most of the corpus."""
 
     threshold: int
     single: frozenset[int] = frozenset()
+    most: int | None = None
 
     def __contains__(self, at: int) -> bool:
-        return at <= self.threshold or at in self.single
+        return at != self.most and (at <= self.threshold or at in self.single)
 
 
 @dataclass
@@ -34,7 +35,8 @@ class Places:
 
     documents: int = 0
     characters: int = 0
-    _first: int = 1 << 64
+    _first: list[int] = field(default_factory=list)  # the two smallest
+    _largest: tuple[int, int] = (0, 0)  # characters and place
     _last: list[int] = field(default_factory=list)  # the two largest
     _near: list[tuple[int, "array[int]"]] = field(default_factory=list)  # (documents, places near the threshold)
 
@@ -44,7 +46,9 @@ class Places:
         for at, characters in places:
             count += 1
             self.characters += characters
-            self._first = min(self._first, at)
+            self._largest = max(self._largest, (characters, at))
+            if at not in self._first:
+                self._first = sorted([*self._first, at])[:2]
             if at not in self._last:
                 self._last = sorted([*self._last, at])[-2:]
             if at <= _NEAR:
@@ -66,8 +70,10 @@ class Places:
                 advice="give more text; a plain text file is cut into documents of 32 kB, JSONL and Parquet hold "
                 "one a row",
             )
-        threshold = min(max(int(HELD_OUT_SHARE * 2**64), self._first), self._last[0])
+        most = self._largest[1] if 2 * self._largest[0] > self.characters else None
+        least = min(at for at in self._first if at != most)
+        threshold = min(max(int(HELD_OUT_SHARE * 2**64), least), max(self._last[0], least))
         single = set()
         for count, near in self._near:
             single.update(sorted(set(near))[: int(HELD_OUT_SHARE * count)])
-        return HoldOut(threshold, frozenset(at for at in single if at > threshold))
+        return HoldOut(threshold, frozenset(at for at in single if at > threshold), most)

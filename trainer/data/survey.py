@@ -56,6 +56,7 @@ def surveyed(
         "characters": places.characters,
         "threshold": chosen.threshold,
         "single": sorted(chosen.single),
+        "most": chosen.most,
         "sources": described,
     }
 
