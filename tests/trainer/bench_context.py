@@ -34,6 +34,7 @@ from trainer.engine import Run, hard_labels, train
 from trainer.evaluate import Task, Text, bits_by_position, episodes, recall
 from trainer.extend import Extend, raised
 from trainer.model import HybridLM
+from trainer.recipe import Recipe
 from trainer.sources import Source
 
 ORIGINAL, LENGTHS = 256, (256, 2048, 8192)
