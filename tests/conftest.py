@@ -15,7 +15,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Files begin in this order, and then the others: the longest first, lest a worker is left alone with one. The
 # main job learns the templates that tests of the export use; nobody waits for it, but nobody learns them beside it.
-_FIRST = ("test_main_job", "test_page", "test_phone_check", "test_cli", "test_phone_processes", "test_settings")
+_FIRST = (
+    "test_main_job",
+    "test_page",
+    "test_phone_check",
+    "test_killed_training",
+    "test_ranks",
+    "test_cli",
+    "test_phone_processes",
+    "test_settings",
+)
 
 _CACHE = pytest.StashKey[tempfile.TemporaryDirectory[str]]()
 
