@@ -26,16 +26,15 @@ from trainer.pretrain import Pretrain
 from trainer.ranks import Ranks
 from trainer.recipe import Recipe
 
-_RECIPE = Recipe(tokens=4 * 32 * 80, batch=4, sequence=32, learning_rate=1e-2, seed=5)
-
 Weights = dict[str, NDArray[np.float32]]
 
 
-def _train(ranks: Ranks, corpus: Path, architecture: Architecture, rolling: Path | None) -> Weights:
+def _train(ranks: Ranks, corpus: Path, architecture: Architecture, steps: int, rolling: Path | None) -> Weights:
     """Carry a training on to its end, saved at every step."""
+    recipe = Recipe(tokens=4 * 32 * steps, batch=4, sequence=32, learning_rate=1e-2, seed=5)
     model = HybridLM(architecture, seed=2)
     run = Run(Rolling(rolling, ranks) if rolling else None, ranks, save_seconds=0)
-    train(model, Corpus.open(corpus), _RECIPE, hard_labels, run)
+    train(model, Corpus.open(corpus), recipe, hard_labels, run)
     return {name: tensor.numpy() for name, tensor in model.state_dict().items()}
 
 
@@ -62,19 +61,20 @@ def _kill(ranks: list[BaseProcess], rolling: Path, moments: random.Random) -> bo
 def killed_over_and_over(
     world: int, kills: int, corpus: Path, architecture: Architecture, rolling: Path, seed: int = 0
 ) -> tuple[int, int]:
-    """Train, killed so many times; (kills in the middle of a checkpoint, checkpoints between kills).
+    """Train to the end, killed so many times; (kills in the middle of a checkpoint, checkpoints between kills).
 
     Raises:
         AssertionError: the weights are not those of an undisturbed training, or halves of checkpoints pile up.
     """
-    calm = together(world, _train, corpus, architecture, None)
+    given = (corpus, architecture, 20 + 4 * kills)  # steps enough to be killed in
+    calm = together(world, _train, *given, None)
     moments, halves, seen = random.Random(seed), 0, set[str]()
     for _ in range(kills):
-        with started(world, _train, corpus, architecture, rolling) as ranks:
+        with started(world, _train, *given, rolling) as ranks:
             halves += _kill([process for process, _ in ranks], rolling, moments)
         seen |= {path.name for path in rolling.glob("*-step-*")}
     assert len(list(rolling.glob(".*"))) <= 1
-    for found, wanted in zip(together(world, _train, corpus, architecture, rolling), calm, strict=True):
+    for found, wanted in zip(together(world, _train, *given, rolling), calm, strict=True):
         assert all((found[name] == weight).all() for name, weight in wanted.items())
     return halves, len(seen)
 
