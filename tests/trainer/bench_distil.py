@@ -57,6 +57,7 @@ WAYS = [
     Way("hard labels, 1.5 times the tokens", {"distillation": 0.0}, more=1.5),
     Way("top 32", {}),
     Way("top 32, cached", {"cached": True}),
+    Way("top 32, share 0.9", {"distillation": 0.9}),
     Way("top 8", {"top_k": 8}),
     Way("whole vocabulary, forward KL", {"beta": 0.0, "temperature": 1.0}),
     Way("whole vocabulary, reverse KL", {"beta": 1.0, "temperature": 1.0}),
@@ -67,6 +68,7 @@ EFFECTS = [  # (what, the way with it, the way without it)
     ("distillation for as long", "top 32", "hard labels, 1.5 times the tokens"),
     ("top 32 for the whole vocabulary", "top 32", "whole vocabulary, forward KL"),
     ("reverse for forward KL", "whole vocabulary, reverse KL", "whole vocabulary, forward KL"),
+    ("share 0.9 for 0.5", "top 32, share 0.9", "top 32"),
     ("top 8 for top 32", "top 8", "top 32"),
     ("the cache's rounding", "top 32, cached", "top 32"),
 ]
