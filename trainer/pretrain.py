@@ -62,10 +62,16 @@ class Pretrain(Recipe, DistilOptions):
             whole = _with_whole_vocabulary(teacher, workspace.corpus.vocab_size)
             return distilled.from_whole(whole, self.distillation, self.beta, self.temperature)
         if isinstance(teacher, TeacherCache):
-            teacher.require(self._plan(folder, workspace), self.steps * self.batch)
+            teacher.require(self._plan(folder, workspace), self._windows)
         elif self.cached:
             teacher = self._remembered(teacher, self._plan(folder, workspace), workspace)
         return distilled.from_top_k(teacher, self.distillation, self.top_k, self.temperature)
+
+    @property
+    def _windows(self) -> int:
+        """That training may read: for each batch that a spike makes it pass over, one from further on."""
+        passed = self.spikes.most * self.spikes.every if self.spikes else 0
+        return (self.steps + passed) * self.batch
 
     def _plan(self, folder: Path, workspace: Workspace) -> Plan:
         corpus = workspace.corpus
@@ -91,7 +97,7 @@ class Pretrain(Recipe, DistilOptions):
                 workspace.corpus,
                 kept,
                 plan,
-                windows=self.steps * self.batch,
+                windows=self._windows,
                 batch=self.batch,
                 report=report,
                 should_stop=workspace.should_stop,

@@ -83,9 +83,10 @@ def train_teacher(corpus: Path, home: Path, tokens: int, seed: int) -> tuple[Pat
     """(its checkpoint, its figures); kept, and carried on if it was stopped."""
 
     def report(index: int, done: int, total: int, metrics: dict[str, float]) -> None:
-        if "loss" in metrics:
+        if index == 0 and "loss" in metrics:
             print(f"\rteacher: {done:,} of {total:,} tokens, loss {metrics['loss']:.3f} ", end="", file=sys.stderr)
 
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
     teacher = Teacher(tokens=tokens, widen=2, batch=BATCH, sequence=SEQUENCE, seed=seed)
     model = Pretrain(tokens=BATCH * SEQUENCE, batch=BATCH, sequence=SEQUENCE, distillation=0.0)  # a run ends with one
     _, (outcome, _) = pipeline.run([teacher, model], STUDENT, corpus, home / "teacher", report=report)
@@ -198,8 +199,8 @@ def read_text(given: argparse.Namespace, home: Path) -> Corpus:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--tokens", type=int, default=200_000, help="of every student")
-    parser.add_argument("--teacher-tokens", type=int, default=600_000)
+    parser.add_argument("--tokens", type=int, default=120_000, help="of every student")
+    parser.add_argument("--teacher-tokens", type=int, default=500_000)
     parser.add_argument("--corpus", type=Path, help="a prepared corpus of 1,024 ids; the standard library without one")
     parser.add_argument("--text", type=Path, nargs="*", default=[], help="text, .jsonl or .parquet, prepared here")
     parser.add_argument("--sweep", action="store_true", help="share and temperature, in the place of the ways")

@@ -295,6 +295,9 @@ def test_a_stage_says_why_its_teacher_cannot_teach(
     with pytest.raises(TeacherError, match="another top_k: 8, not 32"):
         run([Pretrain(teacher=tmp_path / "c", **common)], tiny, corpus.directory, tmp_path / "run")
     long = {**common, "tokens": 512}
+    spiky = {**common, "spikes": {"every": 1, "most": 1}}  # may pass over one batch, and read one more
+    with pytest.raises(TeacherError, match="covers 8 windows of 32 tokens, not 12"):
+        run([Pretrain(teacher=tmp_path / "c", top_k=8, **spiky)], tiny, corpus.directory, tmp_path / "run")
     with pytest.raises(TeacherError, match="covers 8 windows"):
         run([Pretrain(teacher=tmp_path / "c", top_k=8, **long)], tiny, corpus.directory, tmp_path / "run")
 
