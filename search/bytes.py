@@ -10,7 +10,9 @@ The layouts are ExecuTorch 1.4.1's, and were held to real files and to the alloc
   float32 a row (the sum of the row's integers, and a bias), rows rounded up to the kernel's `LANES`
   (XNNPACK src/operators/fully-connected-nc.c, create_fully_connected_nc_qx8_f32_qb4w);
 * an embedding: its integers and a float32 scale a group (quantized_decomposed.embedding_4bit);
-* a float32 linear: packed with a bias a row. The mean of a norm is one, with a single row.
+* a float32 linear: packed with a bias a row. The mean of a norm is one, with a single row;
+* RoPE: tables of float32 halves for all positions where the KV cache is float32, which every runner can do; else the
+  runner's own attention norms and turns what it is given, and a frequency a pair is all that it needs.
 """
 
 from collections.abc import Iterable, Iterator
@@ -21,6 +23,7 @@ from typing import Literal, get_args
 from trainer.architecture import Architecture, Attention, ShortConv
 from trainer.precision import EMBEDDING, HEAD, Scheme, TensorBytes
 
+KvType = Literal["float32", "float16", "int8"]
 LANES = 8  # output rows that a kernel of AVX2 or NEON computes together; 16 with AVX-512
 _BLOB_ALIGNMENT = 128
 _PACKED_ALIGNMENT = 64
@@ -74,14 +77,14 @@ class Row:
         return self.values + self.scales
 
 
-def weights(architecture: Architecture) -> Iterator[Weight]:
-    """Every weight of the deployed model, in the order of the chain."""
+def weights(architecture: Architecture, kv: KvType = "float32") -> Iterator[Weight]:
+    """Every weight of the deployed model with this cache, in the order of the chain."""
     d, v = architecture.width, architecture.vocab_size
     yield Weight("embedding", EMBEDDING, v, d, "table")
     for index, block in enumerate(architecture.blocks):
         layer = f"model.layers.{index}"
         yield from _norm(f"{layer}.operator_norm.weight", d)
-        yield from _conv(layer, d, block) if isinstance(block, ShortConv) else _attention(layer, d, block)
+        yield from _conv(layer, d, block) if isinstance(block, ShortConv) else _attention(layer, d, block, kv)
         yield from _norm(f"{layer}.ffn_norm.weight", d)
         for name in ("w1", "w3"):
             yield Weight("FFN", f"{layer}.feed_forward.{name}.weight", architecture.ffn_width, d)
@@ -97,12 +100,13 @@ def _conv(layer: str, width: int, block: ShortConv) -> Iterator[Weight]:
     yield Weight("conv projections", f"{layer}.conv.out_proj.weight", width, width)
 
 
-def _attention(layer: str, width: int, block: Attention) -> Iterator[Weight]:
-    at, q, kv = f"{layer}.self_attn", block.heads * block.head_dim, block.kv_heads * block.head_dim
-    for name, outputs in (("q_proj", q), ("k_proj", kv), ("v_proj", kv)):
+def _attention(layer: str, width: int, block: Attention, kv: KvType) -> Iterator[Weight]:
+    at, q, rows = f"{layer}.self_attn", block.heads * block.head_dim, block.kv_heads * block.head_dim
+    for name, outputs in (("q_proj", q), ("k_proj", rows), ("v_proj", rows)):
         yield Weight("attention projections", f"{at}.{name}.weight", outputs, width)
-    yield from _norm(f"{at}.q_layernorm.weight", block.head_dim)
-    yield from _norm(f"{at}.k_layernorm.weight", block.head_dim)
+    for name in ("q_layernorm", "k_layernorm"):
+        weight, mean = _norm(f"{at}.{name}.weight", block.head_dim)
+        yield from (weight, mean) if kv == "float32" else (weight,)
     yield Weight("attention projections", f"{at}.out_proj.weight", width, q)
 
 
@@ -137,7 +141,7 @@ def packed(weight: Weight, scheme: Scheme, lanes: int = LANES) -> int:
     return _up(_up(weight.outputs, lanes) * row, _PACKED_ALIGNMENT)
 
 
-def file_rows(architecture: Architecture, scheme: Scheme, context: int) -> list[Row]:
+def file_rows(architecture: Architecture, scheme: Scheme, context: int, kv: KvType = "float32") -> list[Row]:
     """The monolithic file of an Architecture, by part. Equal constants are stored once: rope tables, norms' means.
 
     Raises:
@@ -145,14 +149,14 @@ def file_rows(architecture: Architecture, scheme: Scheme, context: int) -> list[
     """
     rows: dict[Part, Row] = {}
     padding = 0
-    for weight in weights(architecture):
+    for weight in weights(architecture, kv):
         if weight.role:
             size = stored(weight, scheme)
             _add(rows, weight.part, size)
             padding += sum(_up(part, _BLOB_ALIGNMENT) - part for part in size)
-    means = {weight.inputs for weight in weights(architecture) if not weight.role}
+    means = {weight.inputs for weight in weights(architecture, kv) if not weight.role}
     _add(rows, "norms", TensorBytes(4 * sum(means), 0))
-    if tables := rope_bytes(architecture, context):
+    if tables := rope_bytes(architecture, context, kv):
         _add(rows, "rope tables", TensorBytes(tables, 0))
     rows["graphs"] = Row("graphs", _GRAPH_BYTES + _GRAPH_BYTES_PER_LAYER * architecture.depth, exact=False)
     rows["padding"] = Row("padding", padding, exact=False)
@@ -160,19 +164,22 @@ def file_rows(architecture: Architecture, scheme: Scheme, context: int) -> list[
 
 
 def head_dims(architecture: Architecture) -> list[int]:
-    """Every head_dim that occurs: a pair of rope tables each."""
+    """Every head_dim that occurs: a pair of rope tables, or frequencies, each."""
     return sorted({block.head_dim for block in architecture.blocks if isinstance(block, Attention)})
 
 
-def rope_bytes(architecture: Architecture, positions: int) -> int:
-    """Cosines and sines of `positions`, float32."""
-    return sum(2 * positions * width * 4 for width in head_dims(architecture))
+def rope_bytes(architecture: Architecture, positions: int, kv: KvType = "float32") -> int:
+    """Cosines and sines of `positions`, or a frequency, for every pair of a head; float32."""
+    each = 2 * positions if kv == "float32" else 1
+    return sum(4 * each * (width // 2) for width in head_dims(architecture))
 
 
-def packed_by_part(architecture: Architecture, scheme: Scheme, lanes: int = LANES) -> dict[Part, int]:
+def packed_by_part(
+    architecture: Architecture, scheme: Scheme, lanes: int = LANES, kv: KvType = "float32"
+) -> dict[Part, int]:
     """Bytes on the heap after loading, by part."""
     sums = dict.fromkeys(PARTS, 0)
-    for weight in weights(architecture):
+    for weight in weights(architecture, kv):
         sums[weight.part] += packed(weight, scheme, lanes)
     return {part: size for part, size in sums.items() if size}
 

@@ -9,13 +9,12 @@ drop them; here all of them count.
 from dataclasses import dataclass, field
 from typing import Literal
 
-from search.bytes import LANES, packed_by_part, rope_bytes, stored, weights
+from search.bytes import LANES, KvType, packed_by_part, rope_bytes, stored, weights
 from trainer.architecture import Architecture, ShortConv
 from trainer.precision import Scheme
 
 PROMISE = 10**9  # bytes of peak memory on the phone, all in all
 EMPTY_RUNNER = 6_500_000  # measured: the native runner on this host, before it loads a Program
-KvType = Literal["float32", "float16", "int8"]
 Certainty = Literal["exact", "modelled", "measured"]
 
 _RUNNING = 2_500_000  # measured: pages of code and tables of operators, once a Program has run
@@ -61,7 +60,7 @@ def terms(
     scheme, chunk = deployment.scheme, deployment.chunk
     packed = [
         Term(f"packed weights: {part}", size, "exact")
-        for part, size in packed_by_part(architecture, scheme, lanes).items()
+        for part, size in packed_by_part(architecture, scheme, lanes, deployment.kv).items()
     ]
     inside = 4 * chunk * (_FFN_ROWS * architecture.ffn_width + _RESIDUAL_ROWS * architecture.width)
     table = next(stored(weight, scheme).total for weight in weights(architecture) if weight.kind == "table")
@@ -74,7 +73,7 @@ def terms(
         ),
         Term("activations: XNNPACK workspace", inside, "modelled"),
         Term("embedding, mapped", table, "exact", mapped=True),
-        Term("rope tables, mapped", rope_bytes(architecture, deployment.context), "exact", mapped=True),
+        Term("rope tables, mapped", rope_bytes(architecture, deployment.context, deployment.kv), "exact", mapped=True),
         Term("code and operators in use", _RUNNING, "measured"),
     ]
 
@@ -82,7 +81,7 @@ def terms(
 def while_loading(architecture: Architecture, deployment: Deployment, *, planned: int | None = None) -> int:
     """Bytes above the empty runner while the head is packed, its weights in the file mapped beside; no state yet."""
     head = next(stored(weight, deployment.scheme).total for weight in weights(architecture) if weight.part == "head")
-    packed = sum(packed_by_part(architecture, deployment.scheme).values())
+    packed = sum(packed_by_part(architecture, deployment.scheme, kv=deployment.kv).values())
     return packed + head + _arena(architecture, deployment, planned) + _RUNNING
 
 

@@ -14,7 +14,7 @@ from device_agent.contracts.base import Wire
 
 MANIFEST = "runner.json"
 CONTRACT = 1  # of plans (`plan.py`) and answers (`output.py`); raised when an old runner cannot keep the new one
-ATTENTION = "fulcrum-attention"  # a kernel: attention over caches of float16 and int8
+ATTENTION = "fulcrum-roped-attention"  # a kernel: attention over caches of float16 and int8
 PREFIXES = "prefixes"  # a feature: snapshots of prefixes
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 _ADVICE = "Build one with `fulcrum runner build`, or point --runner to another bundle."

@@ -126,7 +126,8 @@ def _expected(architecture: Architecture, scheme: Scheme, context: int) -> _Expe
             if not plain:
                 expected["scales", False, size.scales].append(_Found(part, scales=True))
     for width in head_dims(architecture):
-        expected["constant", False, 4 * context * width] += 2 * [_Found("rope tables")]
+        expected["constant", False, 2 * context * width] += 2 * [_Found("rope tables")]
+        expected["constant", False, 2 * width].append(_Found("rope tables"))  # frequencies, where there are no tables
     return expected
 
 

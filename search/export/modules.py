@@ -2,9 +2,9 @@
 
 The rules, each measured on ExecuTorch 1.4.1: an RMS norm's mean is a linear layer (XNNPACK refuses `mean` over the
 last axis); B, C and x have projections of their own (a fused one leaves a split outside the delegate); the depthwise
-convolution is a `conv1d` over the state joined with the new positions; the KV cache is written by
-`llama.update_cache` and read by `llama.custom_sdpa`. Outside the delegate remain those two, the embedding, and the
-slices of RoPE and of the convolution's state.
+convolution is a `conv1d` over the state joined with the new positions; attention from the projections on is one
+operator of our runner's, or for runners without it `llama.update_cache` and `llama.custom_sdpa`. Outside the delegate
+remain those, the embedding, and slices (of the portable attention's RoPE, of the convolution's state).
 
 Every module takes x [1, S, d] with 1 <= S <= chunk, and gives (y, *returned states).
 """
@@ -21,10 +21,12 @@ from torchao.quantization.quantize_.workflows.intx.intx_unpacked_to_int8_tensor 
     IntxUnpackedToInt8TensorActivationQuantization,
 )
 
-from device_agent.contracts import KvCache, MatrixPrecision, Quantisation
+from device_agent.contracts import MatrixPrecision, Quantisation
 from search.export import attention  # noqa: F401 - registers torch.ops.fulcrum
+from trainer.architecture import Rope
 from trainer.precision import Precision
 from trainer.quantise import quantise_weight
+from trainer.rope import attention_factor, frequencies
 
 Weights = Mapping[str, Tensor]
 
@@ -120,51 +122,37 @@ class Conv(nn.Module):
 
 
 class Attention(nn.Module):
-    """GQA with per-head QK-norm and RoPE; state: keys and values [1, L, kv_heads, head_dim], written in place.
+    """GQA with per-head QK-norm and RoPE; state: keys and values [1, L, kv_heads, head_dim], written in place."""
 
-    In an int8 cache the scales of both [1, L, kv_heads] follow.
-    """
-
-    cos: Tensor
-    sin: Tensor
-
-    def __init__(
-        self,
-        weights: Weights,
-        heads: int,
-        eps: float,
-        rope: tuple[Tensor, Tensor],
-        quantisation: Quantisation,
-        kv_cache: KvCache = "float32",
-    ) -> None:
+    def __init__(self, weights: Weights, heads: int, eps: float, quantisation: Quantisation) -> None:
         super().__init__()
-        self.kv_cache = kv_cache
         self.norm = Norm(weights["norm"], eps)
         self.q = _linear(weights, "q_proj", quantisation)
         self.k = _linear(weights, "k_proj", quantisation)
         self.v = _linear(weights, "v_proj", quantisation)
         self.out = _linear(weights, "out_proj", quantisation)
-        self.q_norm = Norm(weights["q_norm"], eps)
-        self.k_norm = Norm(weights["k_norm"], eps)
-        self.register_buffer("cos", rope[0])
-        self.register_buffer("sin", rope[1])
         self.heads = heads
         self.head_dim = weights["q_norm"].shape[0]
         self.kv_heads = weights["k_proj"].shape[0] // self.head_dim
 
-    def _rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        half = self.head_dim // 2
-        return x * cos + torch.cat([-x[..., half:], x[..., :half]], dim=-1) * sin
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, caches: list[Tensor], start: int) -> Tensor:
-        if self.kv_cache == "int8":
-            return cast(Tensor, torch.ops.fulcrum.attention_int8(q, k, v, *caches, start))
-        keys, values = caches
-        if self.kv_cache == "float16":
-            return cast(Tensor, torch.ops.fulcrum.attention(q, k, v, keys, values, start))
-        torch.ops.llama.update_cache(k, keys, start)
-        torch.ops.llama.update_cache(v, values, start)
-        return cast(Tensor, torch.ops.llama.custom_sdpa(q, keys, values, start, None, 0.0, True))
+class FusedAttention(Attention):
+    """All between the projections in one operator of our native runner, over a cache of float16 or int8.
+
+    In an int8 cache the scales of both [1, L, kv_heads] follow. YaRN's temperature, which queries and keys are both
+    multiplied by, is in the weights of their norms.
+    """
+
+    eps: Tensor
+    frequencies: Tensor
+
+    def __init__(self, weights: Weights, heads: int, eps: float, rope: Rope, quantisation: Quantisation) -> None:
+        super().__init__(weights, heads, eps, quantisation)
+        factor = 1.0 if rope.yarn is None else attention_factor(rope.yarn)
+        self.q_norm = nn.Parameter(weights["q_norm"] * factor, requires_grad=False)
+        self.k_norm = nn.Parameter(weights["k_norm"] * factor, requires_grad=False)
+        self.register_buffer("eps", torch.tensor([eps], dtype=torch.float32))
+        self.register_buffer("frequencies", frequencies(self.head_dim, rope))
 
     def forward(
         self,
@@ -176,7 +164,36 @@ class Attention(nn.Module):
         value_scales: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
         """(x [1, S, d], position int64 [1] of the first row, caches) -> (y,)."""
-        caches = [cache for cache in (keys, values, key_scales, value_scales) if cache is not None]
+        h = self.norm(x)
+        given = (self.q(h), self.k(h), self.v(h), self.q_norm, self.k_norm, self.eps, self.frequencies, position)
+        if key_scales is None:
+            y = torch.ops.fulcrum.roped_attention(*given, keys, values)
+        else:
+            y = torch.ops.fulcrum.roped_attention_int8(*given, keys, values, key_scales, value_scales)
+        return (x + self.out(y),)
+
+
+class PortableAttention(Attention):
+    """Of the operators that every ExecuTorch runtime brings, over a cache of float32; `rope` is [L, head_dim / 2]."""
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(
+        self, weights: Weights, heads: int, eps: float, rope: tuple[Tensor, Tensor], quantisation: Quantisation
+    ) -> None:
+        super().__init__(weights, heads, eps, quantisation)
+        self.q_norm = Norm(weights["q_norm"], eps)
+        self.k_norm = Norm(weights["k_norm"], eps)
+        self.register_buffer("cos", rope[0])
+        self.register_buffer("sin", rope[1])
+
+    def _rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        first, second = x[..., : self.head_dim // 2], x[..., self.head_dim // 2 :]
+        return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+
+    def forward(self, x: Tensor, position: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, ...]:
+        """(x [1, S, d], position int64 [1] of the first row, caches) -> (y,)."""
         length = x.shape[1]
         start = cast(int, position[0].item())
         torch._check(start >= 0)
@@ -186,7 +203,9 @@ class Attention(nn.Module):
         k = self.k_norm(self.k(h).view(1, length, self.kv_heads, self.head_dim))
         v = self.v(h).view(1, length, self.kv_heads, self.head_dim)
         cos, sin = (table.narrow(0, start, length)[:, None] for table in (self.cos, self.sin))
-        y = self._attend(self._rotate(q, cos, sin), self._rotate(k, cos, sin), v, caches, start)
+        torch.ops.llama.update_cache(self._rotate(k, cos, sin), keys, start)
+        torch.ops.llama.update_cache(v, values, start)
+        y = torch.ops.llama.custom_sdpa(self._rotate(q, cos, sin), keys, values, start, None, 0.0, True)
         return (x + self.out(y.reshape(1, length, self.heads * self.head_dim)),)
 
 

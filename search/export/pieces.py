@@ -226,8 +226,13 @@ class AttentionPiece(BasePiece):
 
     @override
     def module(self, weights: "modules.Weights") -> nn.Module:
-        rotary = tables(torch.arange(self.context), self.head_dim, self.rope)
-        return modules.Attention(weights, self.heads, self.eps, rotary, self.quantisation, self.kv_cache)
+        if self.kv_cache != "float32":
+            return modules.FusedAttention(weights, self.heads, self.eps, self.rope, self.quantisation)
+        cos, sin = (
+            table[:, : self.head_dim // 2].contiguous()
+            for table in tables(torch.arange(self.context), self.head_dim, self.rope)
+        )
+        return modules.PortableAttention(weights, self.heads, self.eps, (cos, sin), self.quantisation)
 
     @override
     def states(self) -> tuple[StateSpec, ...]:

@@ -10,12 +10,12 @@ from device_agent.contracts import Blame, FulcrumError
 from server.cli.options import JsonOption
 
 if TYPE_CHECKING:
-    from search.bytes import Row
+    from search.bytes import KvType, Row
     from search.memory import Term
     from trainer.architecture import Architecture
     from trainer.precision import Scheme
 
-_KV_TYPES = ("float32", "float16", "int8")
+_KV_TYPES: "tuple[KvType, ...]" = ("float32", "float16", "int8")
 _CONTEXTS = (4096, 32_768)
 _PRESETS = {"lfm2-350m": "LFM2_350M", "lfm2-700m": "LFM2_700M", "lfm2-1.2b": "LFM2_1_2B", "lfm2-2.6b": "LFM2_2_6B"}
 Memory = dict[tuple[int, str], "tuple[list[Term], int]"]
@@ -64,11 +64,12 @@ def bytes_(
 
     architecture, scheme = architecture_of(source), _scheme(weights, embedding, head)
     scheme.check(architecture)
-    lengths, types = dict.fromkeys(context or _CONTEXTS), dict.fromkeys(kv or _KV_TYPES)
-    if unknown := [name for name in types if name not in _KV_TYPES]:
+    lengths, asked = dict.fromkeys(context or _CONTEXTS), dict.fromkeys(kv or _KV_TYPES)
+    types = [name for name in _KV_TYPES if name in asked]
+    if unknown := [name for name in asked if name not in _KV_TYPES]:
         raise typer.BadParameter(f"{unknown[0]} is none of {', '.join(_KV_TYPES)}", param_hint="--kv")
-    first = next(iter(lengths))
-    rows, unexplained = _file(architecture, scheme, first, program)
+    first, kind = next(iter(lengths)), types[0]
+    rows, unexplained = _file(architecture, scheme, (first, kind), program)
     memory: Memory = {}
     for length, name in product(lengths, types):
         deployment = Deployment(scheme, length, min(chunk, length), name)
@@ -76,7 +77,8 @@ def bytes_(
     if json:
         typer.echo(_json(architecture, rows, unexplained, memory))
         return
-    _show_file(rows, unexplained, f"The file of {source}" + ("" if program else f", context {first}"))
+    assumed = "" if program else f", context {first}, {kind} cache"
+    _show_file(rows, unexplained, f"The file of {source}{assumed}")
     _show_memory(memory, chunk)
 
 
@@ -122,15 +124,15 @@ def _scheme(weights: str, embedding: str | None, head: str | None) -> "Scheme":
 
 
 def _file(
-    architecture: "Architecture", scheme: "Scheme", context: int, program: Path | None
+    architecture: "Architecture", scheme: "Scheme", cache: "tuple[int, KvType]", program: Path | None
 ) -> "tuple[list[Row], int]":
     if program is None:
         from search.bytes import file_rows
 
-        return file_rows(architecture, scheme, context), 0
+        return file_rows(architecture, scheme, *cache), 0
     from search.export.contents import account, contents
 
-    return account(contents(program), architecture, scheme, context)
+    return account(contents(program), architecture, scheme, cache[0])
 
 
 def _show_file(rows: "list[Row]", unexplained: int, title: str) -> None:

@@ -112,7 +112,7 @@ def test_a_runner_without_the_kernel_or_the_feature_is_refused_by_its_name(tmp_p
     stage = program(b"fine").stages[0].model_copy(update={"state": (cache,)})
     small = program(b"fine").model_copy(update={"stages": (stage,)})
     assert (small.kv_cache, small.state_bytes) == ("int8", 256 * 2 * 16)
-    with pytest.raises(RunnerMismatch, match="stub has no fulcrum-attention"):
+    with pytest.raises(RunnerMismatch, match="stub has no fulcrum-roped-attention"):
         pick([old], "one", HOST_ABI, small)
     with pytest.raises(RunnerMismatch, match="stub has no prefixes"):
         pick([old], "one", HOST_ABI, program(b"fine"), frozenset({PREFIXES}))

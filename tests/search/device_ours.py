@@ -18,7 +18,7 @@ import torch
 from device_shapes import CHUNK, CONTEXT, PREFILL
 from torch import Tensor, nn
 
-from device_agent.contracts import MeasureJob, Program, Protocol, StageSpec, content_hash
+from device_agent.contracts import KvCache, MeasureJob, Program, Protocol, StageSpec, content_hash
 from device_agent.runner.build import build
 from device_agent.runner.output import parse_measure, parse_stages
 from device_agent.runner.plan import measure_plan, stages_plan
@@ -64,21 +64,23 @@ class Turn(NamedTuple):
     decode: list[int]
 
 
-def spec_of(architecture: Architecture) -> SearchSpec:
+def spec_of(architecture: Architecture, kv_cache: KvCache = "float16") -> SearchSpec:
+    """The cache is of float16 where nothing else is said: llama.cpp's is, too."""
     return SearchSpec(
         corpus="none",
         phones=("none",),
         vocab_size=architecture.vocab_size,
         context_length=CONTEXT,
         prefill_chunk=CHUNK,
+        protocol=Protocol(kv_cache=kv_cache),
     )
 
 
-def composed(architecture: Architecture, disk: Disk) -> tuple[Program, float]:
+def composed(architecture: Architecture, disk: Disk, kv_cache: KvCache = "float16") -> tuple[Program, float]:
     """The Program with random weights, and the seconds that its export took now."""
     start = time.perf_counter()
     with ThreadPoolExecutor(1) as pool:
-        [exported] = export_candidates([architecture], spec_of(architecture), disk, disk, pool)  # type: ignore[arg-type]
+        [exported] = export_candidates([architecture], spec_of(architecture, kv_cache), disk, disk, pool)  # type: ignore[arg-type]
     if isinstance(exported, Exception):
         raise exported
     return exported.program, time.perf_counter() - start
@@ -97,6 +99,7 @@ def monolithic(architecture: Architecture, disk: Disk) -> Program:
         quantisation=spec_of(architecture).quantisation,
         store=disk,  # type: ignore[arg-type]
         cache=disk,
+        kv_cache=spec_of(architecture).protocol.kv_cache,
     )
     disk.put(key, program.model_dump_json())
     return program

@@ -46,11 +46,14 @@ from device_agent.runner.plan import (
     sustained_plan,
 )
 from device_agent.virtual import running
-from search.export import export_candidates
+from search.bytes import file_rows
+from search.export import export_candidates, link_program
+from search.export.contents import account, contents
 from search.export.lowering import Kept
 from search.export.modules import Chain
 from search.export.pieces import Piece, pieces_of
 from search.spec import SearchSpec
+from trainer.precision import FULL, Scheme
 
 PROTOCOL = Protocol(
     prefill_tokens=16, decode_tokens=6, prefill_lengths=(48,), decode_depths=(40, "full"), warmup=2, repetitions=3
@@ -273,6 +276,17 @@ def test_a_small_cache_takes_the_bytes_that_its_spec_says(
     anonymous = block.loaded.rss_bytes - block.loaded.file_bytes
     assert expected <= anonymous < expected + (2 << 20)  # the runner, its threads and the packed weights
     assert expected <= block.peak_bytes - block.baseline_bytes
+
+
+def test_every_byte_with_a_small_cache_belongs_to_a_part(disk: Disk, small_cache: tuple[SearchSpec, Program]) -> None:
+    _, program = small_cache
+    assert program.kv_cache
+    (file,) = link_program(program, disk.store).program.files
+    rows, unexplained = account(contents(disk.directory / file), ARCHITECTURE, Scheme(weights=FULL), LONG)
+    assert unexplained == 0
+    predicted = file_rows(ARCHITECTURE, Scheme(weights=FULL), LONG, program.kv_cache)
+    (expected,) = (row for row in predicted if row.part == "rope tables")
+    assert [row.bytes for row in rows if row.part == "rope tables"] == [expected.bytes] == [4 * 16 // 2]
 
 
 # --- prefixes -----------------------------------------------------------------------------------------------------

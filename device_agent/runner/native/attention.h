@@ -1,6 +1,9 @@
 // Causal grouped-query attention over a cache of float32, float16 or int8: the exact softmax, block by block of keys
 // (online softmax: Milakov and Gimelshein 2018, arXiv 1805.02867; tiled as in arXiv 2205.14135).
 //
+// New rows may come as the projections gave them: then queries and keys are normed (RMSNorm, arXiv 1910.07467) and turned
+// (RoPE, arXiv 2104.09864) as they are read, and nothing in between is stored.
+//
 // A block of keys and values is read from the cache once, made float32 in a scratch that stays in L1, and used for all
 // query rows of the task: the heads of one group, and up to kRows rows. Nothing as long as the context is allocated.
 #pragma once
@@ -11,6 +14,10 @@
 #include <cstring>
 #include <limits>
 #include <vector>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 #include "half.h"
 
@@ -46,29 +53,13 @@ struct Scratch {
   }
 };
 
-inline void write_row(float* cache, int64_t row, int64_t dim, const float* x) {
-  memcpy(cache + row * dim, x, static_cast<size_t>(dim) * sizeof(float));
-}
-inline void write_row(uint16_t* cache, int64_t row, int64_t dim, const float* x) {
-  for (int64_t i = 0; i < dim; ++i) cache[row * dim + i] = to_half(x[i]);
-}
-inline void write_row(Int8Cache& cache, int64_t row, int64_t dim, const float* x) {
-  float largest = 0;
-  for (int64_t i = 0; i < dim; ++i) largest = std::max(largest, std::fabs(x[i]));
-  const float scale = largest / 127.0f;
-  cache.scales[row] = scale;
-  for (int64_t i = 0; i < dim; ++i) {
-    cache.data[row * dim + i] = scale > 0 ? static_cast<int8_t>(std::nearbyint(x[i] / scale)) : int8_t{0};
-  }
-}
-
-// New rows [S, kv_heads, head_dim] to the positions from `start` on.
-template <typename Cache>
-void append(const AttentionShape& shape, const float* rows, Cache cache) {
-  for (int64_t i = 0; i < shape.length * shape.kv_heads; ++i) {
-    write_row(cache, shape.start * shape.kv_heads + i, shape.head_dim, rows + i * shape.head_dim);
-  }
-}
+// How a head's row is made ready: normed with these weights [head_dim], then turned by the angles of its position,
+// whose cosines and sines are [S, head_dim / 2]. Pairs are (i, i + head_dim / 2).
+struct Ready {
+  const float* norm;
+  float eps;
+  const float *cosines, *sines;
+};
 
 // --- attention, for each kind of processor ------------------------------------------------------------------------
 
@@ -78,22 +69,43 @@ namespace plain {
 
 #if defined(__x86_64__) && !defined(__clang__)
 #pragma GCC push_options
-#pragma GCC target("avx2,fma")
+#pragma GCC target("avx2,fma,f16c")
+#define FULCRUM_WIDE
 namespace wide {
 #include "attention.inl"
 }  // namespace wide
+#undef FULCRUM_WIDE
 #pragma GCC pop_options
 #endif
 
+#if defined(__x86_64__) && !defined(__clang__)
+#define FULCRUM_BEST(call)                                                                                  \
+  static const bool has_wide =                                                                              \
+      __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");    \
+  if (has_wide) return wide::call;                                                                          \
+  plain::call
+#else
+#define FULCRUM_BEST(call) plain::call
+#endif
+
+// The new rows [kv_heads, head_dim] of the i-th new position, to their place in the cache; ready already without `ready`.
+template <typename Cache>
+void append(const AttentionShape& shape, const float* rows, const Ready* ready, int64_t i, Cache cache) {
+  FULCRUM_BEST(append(shape, rows, ready, i, cache));
+}
+
 // `kv_head`'s rows from `first` on, at most kRows; rows are independent of each other.
 template <typename Cache>
-void attend(const AttentionShape& shape, const float* queries, const Cache& keys, const Cache& values, int64_t kv_head,
-            int64_t first, float* out) {
-#if defined(__x86_64__) && !defined(__clang__)
-  static const bool has_wide = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  if (has_wide) return wide::attend(shape, queries, keys, values, kv_head, first, out);
-#endif
-  plain::attend(shape, queries, keys, values, kv_head, first, out);
+void attend(const AttentionShape& shape, const float* queries, const Ready* ready, const Cache& keys,
+            const Cache& values, int64_t kv_head, int64_t first, float* out) {
+  FULCRUM_BEST(attend(shape, queries, ready, keys, values, kv_head, first, out));
+}
+
+// All rows of the only new position, of key-value heads `from` to `to`; head_dim is a multiple of kLanes.
+template <typename Cache>
+void attend_one(const AttentionShape& shape, const float* queries, const Ready* ready, const Cache& keys,
+                const Cache& values, int64_t from, int64_t to, float* out) {
+  FULCRUM_BEST(attend_one(shape, queries, ready, keys, values, from, to, out));
 }
 
 }  // namespace fulcrum

@@ -53,7 +53,23 @@ FULCRUM_INLINE Floats exp_negative(const Floats& given) {
   return p * scale;
 }
 
-// --- reading a row of a cache ---------------------------------------------------------------------------------------
+// --- a row of a cache -----------------------------------------------------------------------------------------------
+
+FULCRUM_INLINE void write_row(float* cache, int64_t row, int64_t dim, const float* x) {
+  memcpy(cache + row * dim, x, static_cast<size_t>(dim) * sizeof(float));
+}
+FULCRUM_INLINE void write_row(uint16_t* cache, int64_t row, int64_t dim, const float* x) {
+  uint16_t* __restrict to = cache + row * dim;
+  for (int64_t i = 0; i < dim; ++i) to[i] = to_half(x[i]);
+}
+FULCRUM_INLINE void write_row(const Int8Cache& cache, int64_t row, int64_t dim, const float* x) {
+  float largest = 0;
+  for (int64_t i = 0; i < dim; ++i) largest = std::max(largest, std::fabs(x[i]));
+  const float scale = largest / 127.0f;
+  cache.scales[row] = scale;
+  int8_t* __restrict to = cache.data + row * dim;
+  for (int64_t i = 0; i < dim; ++i) to[i] = scale > 0 ? static_cast<int8_t>(std::nearbyint(x[i] / scale)) : int8_t{0};
+}
 
 FULCRUM_INLINE void read_row(const float* cache, int64_t row, int64_t dim, float* out) {
   memcpy(out, cache + row * dim, static_cast<size_t>(dim) * sizeof(float));
@@ -66,6 +82,36 @@ FULCRUM_INLINE void read_row(const Int8Cache& cache, int64_t row, int64_t dim, f
   const int8_t* from = cache.data + row * dim;
   const float scale = cache.scales[row];
   for (int64_t i = 0; i < dim; ++i) out[i] = static_cast<float>(from[i]) * scale;
+}
+
+// The i-th new position's row of a head, as it meets others.
+FULCRUM_INLINE void make_ready(const Ready& ready, int64_t i, int64_t dim, const float* __restrict x,
+                               float* __restrict out) {
+  Floats squares = {};
+  int64_t d = 0;
+  for (; d + kLanes <= dim; d += kLanes) squares += load(x + d) * load(x + d);
+  float total = sum(squares);
+  for (; d < dim; ++d) total += x[d] * x[d];
+  const float factor = 1.0f / std::sqrt(total / static_cast<float>(dim) + ready.eps);
+  const int64_t half = dim / 2;
+  const float *norm = ready.norm, *cosines = ready.cosines + i * half, *sines = ready.sines + i * half;
+  for (int64_t j = 0; j < half; ++j) {
+    const float a = x[j] * factor * norm[j], b = x[half + j] * factor * norm[half + j];
+    out[j] = a * cosines[j] - b * sines[j];
+    out[half + j] = b * cosines[j] + a * sines[j];
+  }
+}
+
+template <typename Cache>
+FULCRUM_INLINE void append_rows(const AttentionShape& shape, const float* rows, const Ready* ready, int64_t i,
+                                const Cache& cache) {
+  static thread_local std::vector<float> made;
+  made.resize(shape.head_dim);
+  for (int64_t head = 0; head < shape.kv_heads; ++head) {
+    const float* row = rows + (i * shape.kv_heads + head) * shape.head_dim;
+    if (ready) make_ready(*ready, i, shape.head_dim, row, made.data());
+    write_row(cache, (shape.start + i) * shape.kv_heads + head, shape.head_dim, ready ? made.data() : row);
+  }
 }
 
 // --- attention ------------------------------------------------------------------------------------------------------
@@ -139,8 +185,8 @@ FULCRUM_INLINE float weigh(float* scores, int64_t visible, float& best, float& t
 // Rows `first` .. of one key-value head. A row is a (position, head of the group) pair; row r is position r / group.
 // Rows go by twos; an odd one has a row of zeros beside it.
 template <typename Cache>
-FULCRUM_INLINE void attend_rows(const AttentionShape& shape, const float* queries, const Cache& keys,
-                                const Cache& values, int64_t kv_head, int64_t first, float* out) {
+FULCRUM_INLINE void attend_rows(const AttentionShape& shape, const float* queries, const Ready* ready,
+                                const Cache& keys, const Cache& values, int64_t kv_head, int64_t first, float* out) {
   static thread_local Scratch s;
   const int64_t dim = shape.head_dim, padded = shape.padded(), group = shape.group();
   const int64_t rows = std::min(kRows, shape.length * group - first);
@@ -148,7 +194,11 @@ FULCRUM_INLINE void attend_rows(const AttentionShape& shape, const float* querie
   s.fit(padded);
   for (int64_t r = 0; r < kRows; ++r) {
     const int64_t row = first + r, place = ((row / group) * shape.heads + kv_head * group + row % group) * dim;
-    for (int64_t d = 0; d < dim; ++d) s.queries[r * padded + d] = r < rows ? queries[place + d] * scale : 0.0f;
+    float* query = &s.queries[r * padded];
+    if (r >= rows) std::fill_n(query, dim, 0.0f);
+    else if (ready) make_ready(*ready, row / group, dim, queries + place, query);
+    else std::copy_n(queries + place, dim, query);
+    for (int64_t d = 0; d < dim; ++d) query[d] *= scale;
     s.best[r] = -std::numeric_limits<float>::infinity();
     s.total[r] = 0;
     if (r > rows) break;
@@ -182,15 +232,176 @@ FULCRUM_INLINE void attend_rows(const AttentionShape& shape, const float* querie
   }
 }
 
-inline void attend(const AttentionShape& shape, const float* queries, const float* keys, const float* values,
-                   int64_t kv_head, int64_t first, float* out) {
-  attend_rows<const float*>(shape, queries, keys, values, kv_head, first, out);
+// --- attention of a single position ---------------------------------------------------------------------------------
+//
+// A token that is decoded reads every key and value once, so that what counts is the order in which memory is read:
+// position after position, all heads of one beside each other, straight from the cache. The processor does not guess
+// this order by itself: it is told what comes kAhead positions later (beyond the cache's end that does nothing).
+
+constexpr int64_t kAhead = 8;
+
+// Eight numbers of a cache from element `at` on, without a row's scale.
+FULCRUM_INLINE Floats eight(const float* cache, int64_t at) { return load(cache + at); }
+#ifdef FULCRUM_WIDE
+FULCRUM_INLINE Floats eight(const uint16_t* cache, int64_t at) {
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(cache + at)));
 }
-inline void attend(const AttentionShape& shape, const float* queries, const uint16_t* keys, const uint16_t* values,
-                   int64_t kv_head, int64_t first, float* out) {
-  attend_rows<const uint16_t*>(shape, queries, keys, values, kv_head, first, out);
+FULCRUM_INLINE Floats eight(const Int8Cache& cache, int64_t at) {
+  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(cache.data + at))));
 }
-inline void attend(const AttentionShape& shape, const float* queries, const Int8Cache& keys, const Int8Cache& values,
-                   int64_t kv_head, int64_t first, float* out) {
-  attend_rows<Int8Cache>(shape, queries, keys, values, kv_head, first, out);
+#else
+FULCRUM_INLINE Floats eight(const uint16_t* cache, int64_t at) {
+  Floats value;
+  for (int i = 0; i < kLanes; ++i) value[i] = from_half(cache[at + i]);
+  return value;
+}
+FULCRUM_INLINE Floats eight(const Int8Cache& cache, int64_t at) {
+  Floats value;
+  for (int i = 0; i < kLanes; ++i) value[i] = static_cast<float>(cache.data[at + i]);
+  return value;
+}
+#endif
+template <typename Number>
+FULCRUM_INLINE void prefetch(const Number* cache, int64_t at, int64_t count) {
+  for (int64_t i = 0; i < count; i += 64 / sizeof(Number)) __builtin_prefetch(cache + at + i);
+}
+FULCRUM_INLINE void prefetch(const Int8Cache& cache, int64_t at, int64_t count) { prefetch(cache.data, at, count); }
+
+template <typename Number>
+FULCRUM_INLINE float scale_of(const Number*, int64_t) {
+  return 1.0f;
+}
+FULCRUM_INLINE float scale_of(const Int8Cache& cache, int64_t row) { return cache.scales[row]; }
+
+// Scores of two queries with the keys of four rows.
+template <typename Cache>
+FULCRUM_INLINE void score_rows(const float* queries, const Cache& keys, const int64_t* rows, int64_t dim,
+                               float* scores) {
+  Floats dot[8] = {};
+  for (int64_t d = 0; d < dim; d += kLanes) {
+    const Floats first = load(queries + d), second = load(queries + dim + d);
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      const Floats key = eight(keys, rows[i] * dim + d);
+      dot[i] += first * key;
+      dot[4 + i] += second * key;
+    }
+  }
+  const Floats four = sums(dot);
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    scores[i] = four[i] * scale_of(keys, rows[i]);
+    scores[kKeys + i] = four[4 + i] * scale_of(keys, rows[i]);
+  }
+}
+
+// mixed += weights . values of four rows, for two queries.
+template <typename Cache>
+FULCRUM_INLINE void mix_rows(const float* weights, const Cache& values, const int64_t* rows, int64_t dim,
+                             float* mixed) {
+  Floats first[4], second[4];
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    first[i] = all(weights[i] * scale_of(values, rows[i]));
+    second[i] = all(weights[kKeys + i] * scale_of(values, rows[i]));
+  }
+  for (int64_t d = 0; d < dim; d += kLanes) {
+    Floats one = load(mixed + d), other = load(mixed + dim + d);
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      const Floats value = eight(values, rows[i] * dim + d);
+      one += first[i] * value;
+      other += second[i] * value;
+    }
+    store(mixed + d, one);
+    store(mixed + dim + d, other);
+  }
+}
+
+// Of key-value heads `from` to `to`, for a head_dim that is a multiple of kLanes. Queries go by twos; an odd one of a
+// group has one of zeros beside it.
+template <typename Cache>
+FULCRUM_INLINE void attend_position(const AttentionShape& shape, const float* queries, const Ready* ready,
+                                    const Cache& keys, const Cache& values, int64_t from, int64_t to, float* out) {
+  static thread_local std::vector<float> asked, mixed, weights, best, total;
+  const int64_t dim = shape.head_dim, group = shape.group(), even = (group + 1) / 2 * 2, count = (to - from) * even;
+  const float scale = 1.0f / std::sqrt(static_cast<float>(dim));
+  asked.assign(count * dim, 0.0f), mixed.assign(count * dim, 0.0f), weights.resize(count * kKeys);
+  best.assign(count, -std::numeric_limits<float>::infinity()), total.assign(count, 0.0f);
+  for (int64_t head = from; head < to; ++head) {
+    for (int64_t g = 0; g < group; ++g) {
+      const float* query = queries + (head * group + g) * dim;
+      float* to_ask = &asked[((head - from) * even + g) * dim];
+      if (ready) make_ready(*ready, 0, dim, query, to_ask);
+      else std::copy_n(query, dim, to_ask);
+      for (int64_t d = 0; d < dim; ++d) to_ask[d] *= scale;
+    }
+  }
+  const int64_t last = shape.start + 1;
+  for (int64_t begin = 0; begin < last; begin += kKeys) {
+    const int64_t seen = std::min(kKeys, last - begin);
+    const auto by_fours = [&](const Cache& cache, auto function) {
+      for (int64_t j = 0; j < seen; j += 4) {
+        for (int64_t head = from; head < to; ++head) {
+          int64_t rows[4];  // beyond the last one it is read again, and has no weight
+          for (int64_t i = 0; i < 4; ++i) {
+            rows[i] = std::min(begin + j + i, last - 1) * shape.kv_heads + head;
+            prefetch(cache, (rows[i] + kAhead * shape.kv_heads) * dim, dim);
+          }
+          for (int64_t q = (head - from) * even; q < (head - from + 1) * even; q += 2) function(j, q, rows);
+        }
+      }
+    };
+    by_fours(keys, [&](int64_t j, int64_t q, const int64_t* rows) {
+      score_rows(&asked[q * dim], keys, rows, dim, &weights[q * kKeys + j]);
+    });
+    for (int64_t q = 0; q < count; ++q) {
+      const float keep = weigh(&weights[q * kKeys], seen, best[q], total[q]);
+      for (int64_t d = 0; d < dim; ++d) mixed[q * dim + d] *= keep;
+    }
+    by_fours(values, [&](int64_t j, int64_t q, const int64_t* rows) {
+      mix_rows(&weights[q * kKeys + j], values, rows, dim, &mixed[q * dim]);
+    });
+  }
+  for (int64_t head = from; head < to; ++head) {
+    for (int64_t g = 0; g < group; ++g) {
+      const int64_t q = (head - from) * even + g;
+      for (int64_t d = 0; d < dim; ++d) out[(head * group + g) * dim + d] = mixed[q * dim + d] / total[q];
+    }
+  }
+}
+
+// What attention.h calls, for each kind of cache.
+inline void append(const AttentionShape& shape, const float* rows, const Ready* ready, int64_t i, float* cache) {
+  append_rows(shape, rows, ready, i, cache);
+}
+inline void attend(const AttentionShape& shape, const float* queries, const Ready* ready, const float* keys,
+                   const float* values, int64_t kv_head, int64_t first, float* out) {
+  attend_rows(shape, queries, ready, keys, values, kv_head, first, out);
+}
+inline void attend_one(const AttentionShape& shape, const float* queries, const Ready* ready, const float* keys,
+                       const float* values, int64_t from, int64_t to, float* out) {
+  attend_position(shape, queries, ready, keys, values, from, to, out);
+}
+inline void append(const AttentionShape& shape, const float* rows, const Ready* ready, int64_t i, uint16_t* cache) {
+  append_rows(shape, rows, ready, i, cache);
+}
+inline void attend(const AttentionShape& shape, const float* queries, const Ready* ready, const uint16_t* keys,
+                   const uint16_t* values, int64_t kv_head, int64_t first, float* out) {
+  attend_rows(shape, queries, ready, keys, values, kv_head, first, out);
+}
+inline void attend_one(const AttentionShape& shape, const float* queries, const Ready* ready, const uint16_t* keys,
+                       const uint16_t* values, int64_t from, int64_t to, float* out) {
+  attend_position(shape, queries, ready, keys, values, from, to, out);
+}
+inline void append(const AttentionShape& shape, const float* rows, const Ready* ready, int64_t i, const Int8Cache& cache) {
+  append_rows(shape, rows, ready, i, cache);
+}
+inline void attend(const AttentionShape& shape, const float* queries, const Ready* ready, const Int8Cache& keys,
+                   const Int8Cache& values, int64_t kv_head, int64_t first, float* out) {
+  attend_rows(shape, queries, ready, keys, values, kv_head, first, out);
+}
+inline void attend_one(const AttentionShape& shape, const float* queries, const Ready* ready, const Int8Cache& keys,
+                       const Int8Cache& values, int64_t from, int64_t to, float* out) {
+  attend_position(shape, queries, ready, keys, values, from, to, out);
 }
