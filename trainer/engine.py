@@ -7,7 +7,7 @@ trains where it lies, on a CPU or a GPU.
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -239,7 +239,7 @@ def held_out(model: HybridLM, corpus: Corpus, *, sequence: int, windows: int = 2
     """
     found = {"bits_per_byte": bits_per_byte(model, corpus, sequence=sequence, windows=windows)}
     several = 1 < len(corpus.sources) <= _MOST_SOURCES
-    sources = [name for name in corpus.sources if several and corpus.tokens("held_out", name) > sequence]
+    sources = corpus.sources_held_out(sequence) if several else ()
     for source in sources:
         each = max(_FEWEST_WINDOWS, windows // len(sources))
         value = bits_per_byte(model, corpus, sequence=sequence, windows=each, source=source)
@@ -261,9 +261,16 @@ def bits_per_byte(
 
     Of all held-out text, or of one source's.
     """
+    parts = corpus.held_out(size=batch, sequence=sequence, windows=windows, source=source)
+    return bits_of(model, parts, corpus.token_bytes)
+
+
+@torch.no_grad()
+def bits_of(model: HybridLM, batches: Iterable[Batch], token_bytes: Tensor) -> float:
+    """log2 loss summed over the batches' targets / their UTF-8 bytes, by `token_bytes` [vocab] of each token."""
     nats, read = 0.0, 0
-    for part in corpus.held_out(size=batch, sequence=sequence, windows=windows, source=source):
-        read += int(corpus.token_bytes[part.targets].sum())
+    for part in batches:
+        read += int(token_bytes[part.targets].sum())
         there = moved(part, device_of(model))
         h = model.hidden(there.inputs, documents=there.documents)
         nats += float(token_nats(*model.head_factors(h), there.targets).sum())

@@ -1,16 +1,15 @@
 """A merge against its parents, on held-out text: searched on one half of it, judged on the other."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from trainer.checkpoint import Checkpoint
 from trainer.data import Batch, Corpus
-from trainer.errors import TokenizerError
+from trainer.engine import bits_of
+from trainer.errors import CorpusError, TokenizerError
 from trainer.merge.models import check, merged
 from trainer.merge.recipe import MergeRecipe
 from trainer.merge.search import Report, Weights, search_weights
@@ -59,13 +58,15 @@ class HeldOut:
         self._token_bytes: dict[str, Tensor] = {}
         self._halves: tuple[dict[str, list[Batch]], dict[str, list[Batch]]] = ({}, {})
         for corpus_name, corpus in corpora.items():
-            for source in corpus.sources:
+            for source in corpus.sources_held_out(sequence):
                 name = source if len(corpora) == 1 else f"{corpus_name}: {source}"
                 one_by_one = list(corpus.held_out(size=1, sequence=sequence, windows=windows, source=source))
                 for half, batches in enumerate(self._halves):
                     # A single window serves both: too little text to tell them apart.
                     batches[name] = _batched(one_by_one[half::2] or one_by_one)
                 self._token_bytes[name] = corpus.token_bytes
+        if not self._token_bytes:
+            raise CorpusError(f"no held-out text is {sequence} tokens long", advice="say a shorter --sequence")
 
     def search(self, model: HybridLM) -> float:
         """Mean over the distributions, on the first half."""
@@ -76,7 +77,7 @@ class HeldOut:
         return self._scores(name, model, 1)
 
     def _scores(self, name: str, model: HybridLM, half: int) -> Scores:
-        found = {where: _bits(model, part, self._token_bytes[where]) for where, part in self._halves[half].items()}
+        found = {where: bits_of(model, part, self._token_bytes[where]) for where, part in self._halves[half].items()}
         return Scores(name, found)
 
 
@@ -139,16 +140,6 @@ def _searched(
     on_simplex = recipe.averages or not recipe.needs_base
     found, _ = search_weights(value, len(parents), evaluations, on_simplex=on_simplex, report=report)
     return found
-
-
-@torch.no_grad()
-def _bits(model: HybridLM, batches: Sequence[Batch], token_bytes: Tensor) -> float:
-    nats, read = 0.0, 0
-    for batch in batches:
-        logits = model(batch.inputs, documents=batch.documents)
-        nats += F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), reduction="sum").item()
-        read += int(token_bytes[batch.targets].sum())
-    return nats / math.log(2) / read
 
 
 def _batched(windows: Sequence[Batch]) -> list[Batch]:
