@@ -19,6 +19,7 @@ from trainer.model import FFN_CHUNK
 TOLERANCE = 0.2
 """Of the predictions, relative: how far from the truth they may be."""
 
+_FIXED = 12 << 20  # bytes of threads' stacks, allocators and the like, seen where all else is small
 _FLOAT = 4
 _TRAINED = 16  # bytes a parameter: weight, gradient and AdamW's two moments
 _TOKEN = 64  # bytes a position of token ids, targets, documents and masks
@@ -39,7 +40,7 @@ def of_step(architecture: Architecture, *, batch: int, sequence: int) -> int:
         + _FLOAT * min(most_rows(architecture.vocab_size), positions) * 3 * architecture.vocab_size
     )
     matrix = _FLOAT * 2 * architecture.vocab_size * width  # of the head's gradient, sums being formed
-    return architecture.parameters * _TRAINED + kept + max(layer, head + matrix)
+    return _FIXED + architecture.parameters * _TRAINED + kept + max(layer, head + matrix)
 
 
 def of_evaluation(architecture: Architecture, *, batch: int, sequence: int) -> int:
@@ -47,7 +48,8 @@ def of_evaluation(architecture: Architecture, *, batch: int, sequence: int) -> i
     positions, width = batch * sequence, architecture.width
     layer = positions * _FLOAT * max(_layer_without_gradients(block, width) for block in architecture.blocks)
     head = _FLOAT * min(HEAD_CHUNK, positions) * 2 * architecture.vocab_size
-    return architecture.parameters * _FLOAT + positions * _TOKEN + max(layer, positions * _FLOAT * 2 * width + head)
+    held = architecture.parameters * _FLOAT + positions * _TOKEN
+    return _FIXED + held + max(layer, positions * _FLOAT * 2 * width + head)
 
 
 def require(needed: int, what: str) -> None:

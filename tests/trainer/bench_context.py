@@ -26,7 +26,6 @@ from typing import Any
 
 import torch
 
-from trainer import memory
 from trainer.architecture import Architecture, Attention, ShortConv
 from trainer.curriculum import Curriculum
 from trainer.data import Corpus, prepare
@@ -92,7 +91,6 @@ def judged(model: HybridLM, text: Text, seed: int, count: int) -> dict[str, Any]
 def done(corpus_dir: Path, theta: float, seed: int, tokens: int, more: int, count: int) -> dict[str, dict[str, Any]]:
     """Every way's figures for one base and one seed; in a process of its own."""
     torch.set_num_threads(1)
-    memory.return_large_blocks()
     corpus = Corpus.open(corpus_dir)
     text = Text.held_out(corpus, 8 * LENGTHS[-1])
     model = pretrained(corpus, theta, seed, tokens)

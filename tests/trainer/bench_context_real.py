@@ -45,7 +45,7 @@ def status(field: str) -> int:
 
 
 def warmed() -> int:
-    """Bytes of a process in which torch has done everything once."""
+    """Bytes of this process, its corpus read, when torch has done everything once."""
     small = HybridLM(Architecture(vocab_size=64, width=32, ffn_width=32, blocks=(ShortConv(),)))
     value = small(torch.zeros(1, 64, dtype=torch.int64)).sum()
     value.backward()
@@ -63,7 +63,9 @@ def step(length: int, checkpoint: Path, home: Path, threads: int) -> None:
     """One optimiser step; prints a row and where the result lies."""
     torch.set_num_threads(threads)
     memory.return_large_blocks()
-    base, corpus, model = warmed(), Corpus.open(home / "corpus"), Checkpoint(checkpoint).model()
+    corpus = Corpus.open(home / "corpus")
+    corpus.batch(0, size=1, sequence=length, seed=0)
+    base, model = warmed(), Checkpoint(checkpoint).model()
     found = model.architecture
     if length > ORIGINAL:
         stage = Extend(tokens=length, sequence=length, original=ORIGINAL, retrieval_share=0.5)
@@ -87,11 +89,10 @@ def evaluation(length: int, checkpoint: Path, home: Path, threads: int) -> None:
     """Eight needles in one window, and bits per byte by position in another."""
     torch.set_num_threads(threads)
     memory.return_large_blocks()
-    base, corpus = warmed(), Corpus.open(home / "corpus")
-    model = Checkpoint(checkpoint).model()
+    text = Text.held_out(Corpus.open(home / "corpus"), length + 1)
+    base, model = warmed(), Checkpoint(checkpoint).model()
     predicted = memory.of_evaluation(model.architecture, batch=1, sequence=length)
     begun = time.monotonic()
-    text = Text.held_out(corpus, length + 1)
     text = Text(
         text.ids,
         torch.nn.functional.pad(text.token_bytes, (0, model.architecture.vocab_size - TEXT_VOCABULARY)),
@@ -142,7 +143,7 @@ def main() -> None:
         print(
             f"{shape.parameters:,} parameters, blocks {given.blocks}, vocabulary {shape.vocab_size:,}; {there:.1f} GiB"
         )
-        print(f"of memory here; what a process takes beside its interpreter, predicted to {memory.TOLERANCE:.0%}")
+        print(f"of memory here; taken beside interpreter and corpus, predicted to {memory.TOLERANCE:.0%}")
         print(f"{'':16}{'length':>9}{'predicted':>16}{'measured':>16}{'ratio':>8}{'time':>11}", flush=True)
         rows = []
         for length in map(int, given.lengths.split(",")):
