@@ -9,8 +9,8 @@ from server.cli.options import JsonOption
 
 if TYPE_CHECKING:
     from trainer.checkpoint import Checkpoint
-    from trainer.merge.contest import Contest
     from trainer.merge.recipe import MergeRecipe
+    from trainer.merge.verdict import Verdict
 
 
 def merge(
@@ -53,7 +53,7 @@ def merge(
     """
     from trainer.checkpoint import gathered, seal
     from trainer.data import Corpus
-    from trainer.merge.contest import contest
+    from trainer.merge.verdict import merge_and_judge
 
     recipe = _recipe(method, weights, density, epsilon, scale, seed)
     _refuse_twice(models)
@@ -61,7 +61,7 @@ def merge(
     origin = gathered(base, out / "parents") if base else None
     corpora = {_name(path, corpus): Corpus.open(path) for path in corpus}
     with _Bar() as bar:
-        ended = contest(
+        ended = merge_and_judge(
             recipe,
             parents,
             origin,
@@ -124,7 +124,7 @@ class _Bar:
         self._bar.stop()
 
 
-def _as_json(ended: "Contest", kept: "Checkpoint | None") -> None:
+def _as_json(ended: "Verdict", kept: "Checkpoint | None") -> None:
     import json
     from dataclasses import asdict
 
@@ -137,7 +137,7 @@ def _as_json(ended: "Contest", kept: "Checkpoint | None") -> None:
     typer.echo(json.dumps(found, indent=2))
 
 
-def _as_table(ended: "Contest", kept: "Checkpoint | None") -> None:
+def _as_table(ended: "Verdict", kept: "Checkpoint | None") -> None:
     from rich.console import Console
     from rich.table import Table
 

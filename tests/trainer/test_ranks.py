@@ -25,6 +25,7 @@ from trainer.recipe import Recipe, Spikes
 from trainer.rounding import Noise, RoundedAdamW
 
 _RECIPE = Recipe(tokens=8 * 32 * 12, batch=8, sequence=32, learning_rate=1e-2, seed=5)
+_ROUNDED = 0.1 * _RECIPE.learning_rate
 _RICH = _RECIPE.model_copy(
     update={
         "optimiser": "muon",
@@ -71,7 +72,8 @@ def test_one_two_and_four_ranks_learn_alike_and_carry_each_other_on(
     for losses, found in (*calm, together(4, _train, *given, None, 99)[0]):
         assert losses == pytest.approx(alone, rel=1e-5)
         for name, weight in weights.items():
-            assert found[name] == pytest.approx(weight, abs=2e-4), name
+            # Sums are rounded in another order, and Adam makes of that a share of the rate where a gradient is small.
+            assert found[name] == pytest.approx(weight, abs=_ROUNDED), name
 
     passed: dict[int, float] = {}
     for world, until in ((1, 3), (2, 5), (4, 8), (1, 10), (2, 99)):

@@ -30,7 +30,7 @@ class Stream:
 
     def windows(self, sequence: int) -> int:
         """Whole windows of `sequence` inputs, each with the token that follows it."""
-        return (len(self.tokens) - 1) // sequence
+        return max(0, len(self.tokens) - 1) // sequence
 
     def long_windows(self, sequence: int) -> int:
         """Windows that lie within one document."""

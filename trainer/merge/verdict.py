@@ -32,7 +32,7 @@ class Scores:
 
 
 @dataclass(frozen=True)
-class Contest:
+class Verdict:
     """How it ended. `merge` is kept only if `won`."""
 
     recipe: MergeRecipe
@@ -81,7 +81,7 @@ class HeldOut:
         return Scores(name, found)
 
 
-def contest(
+def merge_and_judge(
     recipe: MergeRecipe,
     models: Mapping[str, Checkpoint],
     base: Checkpoint | None,
@@ -91,7 +91,7 @@ def contest(
     sequence: int,
     windows: int,
     report: Report,
-) -> Contest:
+) -> Verdict:
     """Merge `models`, with searched weights if the recipe names none, and compare the result with its parents.
 
     Args:
@@ -123,7 +123,7 @@ def contest(
         recipe = recipe.model_copy(update={"weights": weights})
     model = merged(recipe, parents, base)
     judged = tuple(held_out.judge(name, parent.model()) for name, parent in models.items())
-    return Contest(recipe, judged, held_out.judge("merge", model), model)
+    return Verdict(recipe, judged, held_out.judge("merge", model), model)
 
 
 def _searched(
