@@ -157,7 +157,7 @@ def _fingerprint(stage: Stage, workspace: Workspace) -> str:
     }
     if isinstance(stage, Pretrain) and stage.teacher is not None:
         known["teacher"] = identity(stage.teacher)
-    if workspace.start is not None and not workspace.checkpoints:
+    if workspace.start is not None:
         known["start"] = workspace.start.directory.name
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
 

@@ -1,4 +1,4 @@
-"""Pretraining from nothing: a teacher on hard labels, then the model itself, distilled from that teacher."""
+"""Pretraining: a teacher on hard labels, then the model itself, distilled from that teacher."""
 
 import math
 from pathlib import Path
@@ -36,7 +36,10 @@ class Teacher(Recipe):
 
 
 class Pretrain(Recipe, DistilOptions):
-    """Trains the model on hard labels and, where there is a teacher, on what it predicts."""
+    """Trains the model on hard labels and, where there is a teacher, on what it predicts.
+
+    It goes on from the model that there is, and begins one where there is none.
+    """
 
     changes_model: ClassVar[bool] = True
 
@@ -49,7 +52,8 @@ class Pretrain(Recipe, DistilOptions):
         Raises:
             TeacherError: see `trainer.teachers.folder.open_teacher` and `trainer.teachers.cache`.
         """
-        model = HybridLM(workspace.architecture, seed=self.seed)
+        start = workspace.start
+        model = HybridLM(workspace.architecture, seed=self.seed) if start is None else start.model()
         return _pretrain(self, model, self._loss(workspace), workspace)
 
     def _loss(self, workspace: Workspace) -> Loss:

@@ -80,6 +80,14 @@ def test_a_pipeline_stopped_anywhere_carries_on_to_the_same_bits(
     assert final.directory.name == whole.directory.name
 
 
+def test_pretraining_goes_on_from_a_checkpoint(corpus: Corpus, tiny: Architecture, tmp_path: Path) -> None:
+    stages = [Pretrain(tokens=5_120, learning_rate=2e-2, batch=4, sequence=32)]
+    first, (begun,) = run(stages, tiny, corpus.directory, tmp_path / "first")
+    _, (gone_on,) = run(stages, tiny, corpus.directory, tmp_path / "second", start=first)
+    assert gone_on.before == begun.after
+    assert gone_on.after["bits_per_byte"] < begun.after["bits_per_byte"]
+
+
 def test_qat_beats_rounding_after_training(corpus: Corpus, tiny: Architecture, tmp_path: Path) -> None:
     stages = [Pretrain(tokens=12_800, learning_rate=2e-2, **_SMALL), Qat(tokens=5_120, **_SMALL)]
     _, outcomes = run(stages, tiny, corpus.directory, tmp_path)
