@@ -1,5 +1,6 @@
 """A corpus whose windows grow in the course of a training, some of them replaced by retrieval tasks."""
 
+import random
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -7,10 +8,11 @@ import torch
 
 from trainer.data import Batch, Corpus
 from trainer.evaluate.haystack import Text
-from trainer.evaluate.retrieval import Task, episodes
+from trainer.evaluate.retrieval import Needle, Task, episodes
 from trainer.options import Phase
 
-_MOST_NEEDLES, _TOKENS_A_NEEDLE = 64, 8  # a short window is nothing but needles and questions
+_MOST_NEEDLES, _FEWER = 64, 8  # a window has from an eighth of the most to the most, which a short one is filled by
+_NEEDLE = Needle()
 _ELSEWHERE = 1 << 32  # seeds that no evaluation uses
 
 
@@ -22,11 +24,19 @@ class Curriculum(Corpus):
     """
 
     def __init__(
-        self, corpus: Corpus, phases: Sequence[Phase], steps: int, *, long_share: float, retrieval_share: float
+        self,
+        corpus: Corpus,
+        phases: Sequence[Phase],
+        steps: int,
+        *,
+        long_share: float,
+        retrieval_share: float,
+        needle: Needle = _NEEDLE,
     ) -> None:
         super().__init__(corpus.directory, corpus.meta, corpus.tokenizer)
         self.phases, self.steps = phases, steps
         self.long_share, self.retrieval_share = long_share, retrieval_share
+        self.needle = needle
 
     def batch(self, step: int, *, size: int, sequence: int, seed: int, long_share: float = 0.0) -> Batch:
         """The batch of a step: size x sequence tokens, whatever its phase's length."""
@@ -64,9 +74,11 @@ class Curriculum(Corpus):
 
     def _task(self, window: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
         length = len(window) - 1
-        needles = max(1, min(_MOST_NEEDLES, length // _TOKENS_A_NEEDLE))
+        keys = self.needle.different(len(self.token_bytes))
+        most = max(1, min(_MOST_NEEDLES, keys, length // (2 * self.needle.size)))
+        needles = max(1, round(most * _FEWER ** -random.Random(seed).random()))
         haystack = Text(window, self.token_bytes, self.end_of_text)
-        made = episodes(haystack, Task(needles, needles), count=1, length=length, seed=seed)
+        made = episodes(haystack, Task(needles, needles, self.needle), count=1, length=length, seed=seed)
         return made.inputs[0], made.targets[0]
 
 

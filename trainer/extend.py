@@ -124,8 +124,9 @@ class Extend(Recipe, ExtendOptions):
 
     def corpus(self, corpus: Corpus) -> Curriculum:
         """A prepared corpus as this stage reads it."""
-        shares = {"long_share": self.long_share, "retrieval_share": self.retrieval_share}
-        return Curriculum(corpus, self.curriculum, self.steps, **shares)
+        return Curriculum(
+            corpus, self.curriculum, self.steps, long_share=self.long_share, retrieval_share=self.retrieval_share
+        )
 
     def figures(self, model: HybridLM, workspace: Workspace, original: int) -> dict[str, float]:
         """Held-out bits per byte at both lengths, and recall at the new one."""

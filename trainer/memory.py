@@ -35,10 +35,8 @@ def of_step(architecture: Architecture, *, batch: int, sequence: int) -> int:
     kept = positions * (_TOKEN + _FLOAT * width * (architecture.depth + 1))
     layer = positions * _FLOAT * max(_layer(block, width) for block in architecture.blocks)
     layer += _FLOAT * min(FFN_CHUNK, positions) * 6 * architecture.ffn_width
-    head = (
-        positions * _FLOAT * 3 * width
-        + _FLOAT * min(most_rows(architecture.vocab_size), positions) * 3 * architecture.vocab_size
-    )
+    rows = min(most_rows(architecture.vocab_size), positions)
+    head = _FLOAT * 3 * (positions * width + rows * architecture.vocab_size)
     matrix = _FLOAT * 2 * architecture.vocab_size * width  # of the head's gradient, sums being formed
     return _FIXED + architecture.parameters * _TRAINED + kept + max(layer, head + matrix)
 

@@ -1,10 +1,10 @@
 """4,096 -> 32,768 -> 131,072 positions, the lengths themselves: `make bench-context-real`.
 
-A hybrid model with a vocabulary of 65,536 takes one optimiser step and one evaluation at each length, each in a process
+A small hybrid model takes one optimiser step and one evaluation at each length, each in a process
 of its own whose peak is read beside what `trainer.memory` said before. The context is stretched as the stage `extend`
 does it: by 8 and then by 32, both relative to 4,096. What is shown is that it runs and what it takes; one step
 teaches nothing. The text is the standard library's source, cut by a small tokenizer: most ids are there and
-unused.
+unused. Every window of a step is one document, so attention sees the whole of it.
 """
 
 import argparse
@@ -68,10 +68,10 @@ def step(length: int, checkpoint: Path, home: Path, threads: int) -> None:
     base, model = warmed(), Checkpoint(checkpoint).model()
     found = model.architecture
     if length > ORIGINAL:
-        stage = Extend(tokens=length, sequence=length, original=ORIGINAL, retrieval_share=0.5)
+        stage = Extend(tokens=length, sequence=length, original=ORIGINAL, retrieval_share=1)
         found = stage.stretched(found)
     else:
-        stage = Extend(tokens=length, sequence=length, method="plain")
+        stage = Extend(tokens=length, sequence=length, method="plain", retrieval_share=1)
     predicted = memory.of_step(found, batch=1, sequence=length)
     memory.require(predicted, f"a step of {length} tokens")
     stretched = HybridLM(found)
@@ -119,10 +119,10 @@ def child(what: str, length: int, checkpoint: Path, home: Path, threads: int) ->
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--width", type=int, default=128)
-    parser.add_argument("--heads", type=int, default=4, help="of 32 each, half as many for keys")
-    parser.add_argument("--blocks", default="ccac", help="c: convolution, a: attention")
-    parser.add_argument("--vocabulary", type=int, default=65_536, help=f"at least {TEXT_VOCABULARY}")
+    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--heads", type=int, default=1, help="of 32 each, half as many for keys")
+    parser.add_argument("--blocks", default="cca", help="c: convolution, a: attention")
+    parser.add_argument("--vocabulary", type=int, default=16_384, help=f"at least {TEXT_VOCABULARY}")
     parser.add_argument("--lengths", default=",".join(map(str, LENGTHS)), help="of those that are to be run, in order")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--home", type=Path, help="keep corpus and checkpoints here")

@@ -15,7 +15,7 @@ from trainer.curriculum import Curriculum
 from trainer.data import Batch, Corpus
 from trainer.engine import hard_labels
 from trainer.errors import CheckpointError, CorpusError, Interrupted, NotEnoughMemory
-from trainer.evaluate import Task, Text, bits_by_position, episodes, evaluate, reading, recall, task
+from trainer.evaluate import Needle, Task, Text, bits_by_position, episodes, evaluate, reading, recall, task
 from trainer.extend import Extend, raised
 from trainer.linear_cross_entropy import IGNORED
 from trainer.model import HybridLM
@@ -159,21 +159,36 @@ def test_the_stage_extends_a_model_and_a_stopped_one_carries_on_to_the_same_bits
     assert resumed.directory.name == final.directory.name
 
 
-@settings(max_examples=30, deadline=None)
-@given(needles=st.integers(1, 12), asked=st.integers(1, 12), length=st.integers(128, 400), seed=st.integers(0, 2**40))
-def test_episodes_ask_for_what_they_hide(needles: int, asked: int, length: int, seed: int) -> None:
+_OF_THEIR_OWN = Needle(key=1, value=1, keys=range(300, 312), values=range(312, 316))
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    needles=st.integers(1, 12),
+    asked=st.integers(1, 12),
+    length=st.integers(150, 400),
+    seed=st.integers(0, 2**40),
+    needle=st.sampled_from([Needle(), Needle(key=1, value=3), Needle(key=3, value=1), _OF_THEIR_OWN]),
+)
+def test_episodes_ask_for_what_they_hide(needles: int, asked: int, length: int, seed: int, needle: Needle) -> None:
     text = Text(torch.arange(900) % 290, torch.ones(300, dtype=torch.int64), end_of_text=295)
-    given = episodes(text, Task(needles, min(needles, asked)), count=3, length=length, seed=seed)
-    assert torch.equal(
-        given.inputs, episodes(text, Task(needles, min(needles, asked)), count=3, length=length, seed=seed).inputs
-    )
+    wanted = Task(needles, min(needles, asked), needle)
+    given = episodes(text, wanted, count=3, length=length, seed=seed)
+    assert torch.equal(given.inputs, episodes(text, wanted, count=3, length=length, seed=seed).inputs)
+    key, value = needle.key, needle.value
     for tokens, targets, places, answers in zip(given.inputs, given.targets, given.places, given.answers, strict=True):
         assert len(set(places.tolist())) == len(places)
-        assert int((targets != IGNORED).sum()) == 2 * len(places)
+        assert int((targets != IGNORED).sum()) == value * len(places)
         for place, answer in zip(places.tolist(), answers.tolist(), strict=True):
-            assert place + 4 <= answer - 1
-            assert tokens[place : place + 2].tolist() == tokens[answer - 1 : answer + 1].tolist()
-            assert tokens[place + 2 : place + 4].tolist() == targets[answer : answer + 2].tolist()
+            asks, said = answer - key + 1, place + key
+            assert said + value <= asks
+            assert tokens[place:said].tolist() == tokens[asks : answer + 1].tolist()
+            assert tokens[said : said + value].tolist() == targets[answer : answer + value].tolist()
+            if needle.keys and needle.values:
+                assert int(tokens[place]) in needle.keys
+                assert int(tokens[said]) in needle.values
+    if needle.keys:
+        assert all(len(set(row[at].tolist())) == len(at) for row, at in zip(given.inputs, given.places, strict=True))
 
 
 @pytest.mark.parametrize(("sees", "expected"), [(10_000, 1.0), (130, None)])

@@ -4,7 +4,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from trainer.evaluate.reading import losses
-from trainer.evaluate.retrieval import VALUE, Episodes
+from trainer.evaluate.retrieval import Episodes
 from trainer.model import HybridLM
 
 DEPTHS = 4  # equal parts of the context
@@ -28,7 +28,7 @@ def recall(model: HybridLM, given: Episodes, *, batch: int = 1) -> Recall:
     """
     length = given.inputs.shape[1]
     hits = torch.cat(
-        [_hits(model, *part) for part in zip(*(x.split(batch) for x in _parts(given)), strict=True)]
+        [_hits(model, *part, value=given.value) for part in zip(*(x.split(batch) for x in _parts(given)), strict=True)]
     ).flatten()
     quarter = (given.places.flatten() * DEPTHS // length).clamp(max=DEPTHS - 1)
     return Recall(
@@ -42,9 +42,11 @@ def _parts(given: Episodes) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return given.inputs, given.targets, given.answers
 
 
-def _hits(model: HybridLM, inputs: torch.Tensor, targets: torch.Tensor, answers: torch.Tensor) -> torch.Tensor:
+def _hits(
+    model: HybridLM, inputs: torch.Tensor, targets: torch.Tensor, answers: torch.Tensor, *, value: int
+) -> torch.Tensor:
     _, right = losses(model, inputs, targets)
-    places = answers[:, :, None] + torch.arange(VALUE)
+    places = answers[:, :, None] + torch.arange(value)
     return right.gather(1, places.flatten(1)).view(places.shape).all(-1)
 
 
