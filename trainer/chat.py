@@ -10,13 +10,19 @@ A role counts only after the end-of-text token, and text never gives that token:
 special tokens read as plain text. So nobody can speak in another's name. An answer ends as a document does, and what
 has been said keeps its tokens as a chat goes on, which is what a prefix cache needs.
 
+Tools are declared in a message of the role `tools` before all others, one JSON object a line; what a tool gave back is
+a message of the role `tool`. An assistant calls one by a line of its own message:
+
+    <tool_call>{"name": "add", "arguments": {"a": 1, "b": 2}}</tool_call>
+
 A checkpoint's own template is Jinja, in its tokenizer_config.json or chat_template.jinja, and is rendered as
 transformers renders it (utils/chat_template_utils.py), in a sandbox. It writes special tokens as text, so that a
 message which contains the text of one is refused.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, NoReturn, Protocol
@@ -24,13 +30,15 @@ from typing import Any, Literal, NoReturn, Protocol
 from jinja2 import TemplateError
 from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 from tokenizers import Tokenizer
 
 from trainer.errors import TrainerError
 from trainer.tokenizer import end_of_text
 
-Role = Literal["system", "user", "assistant"]
+Role = Literal["system", "user", "assistant", "tool"]
+Tool = Mapping[str, Any]
+"""A tool's declaration, as OpenAI's: {"type": "function", "function": {"name": ..., "parameters": JSON Schema}}."""
 
 
 class ChatError(TrainerError):
@@ -39,13 +47,37 @@ class ChatError(TrainerError):
     slug = "bad-chat"
 
 
+class ToolCall(BaseModel):
+    """What the assistant asks of a tool."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    arguments: dict[str, Any]
+
+
 class Message(BaseModel):
-    """What one party said."""
+    """What one party said; an assistant may call tools with it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     role: Role
     content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+
+    @model_validator(mode="after")
+    def _assistants_call_tools(self) -> "Message":
+        if self.tool_calls and self.role != "assistant":
+            raise ValueError(f"only an assistant calls tools, not the role {self.role}")
+        return self
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """A chat's tokens, and which of them the assistant said: its words and the token that ends them."""
+
+    tokens: list[int]
+    said: list[bool]
 
 
 class ChatTemplate(Protocol):
@@ -53,11 +85,18 @@ class ChatTemplate(Protocol):
 
     ends: tuple[int, ...]
 
-    def encode(self, messages: Sequence[Message], *, reply: bool = True) -> list[int]:
+    def encode(self, messages: Sequence[Message], *, reply: bool = True, tools: Sequence[Tool] = ()) -> list[int]:
         """The chat's tokens; with `reply`, up to where the assistant begins to speak.
 
         Raises:
             ChatError: no messages, or some that cannot be written.
+        """
+
+    def spoken(self, messages: Sequence[Message], *, tools: Sequence[Tool] = ()) -> Spoken:
+        """The whole chat, and who said what. What precedes an answer has the tokens that it is asked for with.
+
+        Raises:
+            ChatError: as for `encode`; or the template does not tell where an answer begins.
         """
 
 
@@ -69,15 +108,28 @@ class PlainTemplate:
         self._end = end_of_text(tokenizer)
         self.ends: tuple[int, ...] = (self._end,)
 
-    def encode(self, messages: Sequence[Message], *, reply: bool = True) -> list[int]:
+    def encode(self, messages: Sequence[Message], *, reply: bool = True, tools: Sequence[Tool] = ()) -> list[int]:
         """See `ChatTemplate`."""
-        _refuse_empty(messages)
-        tokens: list[int] = []
-        for message in messages:
-            tokens += [*self._begin(message.role), *_ids(self._tokenizer, message.content)]
-        return tokens + (self._begin("assistant") if reply else [self._end])
+        tokens = self.spoken(messages, tools=tools).tokens
+        return tokens[:-1] + self._begin("assistant") if reply else tokens
 
-    def _begin(self, role: Role) -> list[int]:
+    def spoken(self, messages: Sequence[Message], *, tools: Sequence[Tool] = ()) -> Spoken:
+        """See `ChatTemplate`. The end of text after an answer is the assistant's, whoever speaks next."""
+        _refuse_empty(messages)
+        parts = [("tools", "\n".join(_to_json(tool) for tool in tools))] if tools else []
+        parts += [(message.role, _with_calls(message)) for message in messages]
+        tokens: list[int] = []
+        said: list[bool] = []
+        answered = False
+        for role, text in parts:
+            begin, words = self._begin(role), _ids(self._tokenizer, text)
+            tokens += begin + words
+            said += [answered] + [False] * (len(begin) - 1)
+            answered = role == "assistant"
+            said += [answered] * len(words)
+        return Spoken([*tokens, self._end], [*said, answered])
+
+    def _begin(self, role: str) -> list[int]:
         return [self._end, *_ids(self._tokenizer, f"{role}\n")]
 
 
@@ -102,21 +154,51 @@ class JinjaTemplate:
         except TemplateError as wrong:
             raise ChatError(f"the chat template is malformed: {wrong}", advice="correct or remove it") from wrong
 
-    def encode(self, messages: Sequence[Message], *, reply: bool = True) -> list[int]:
+    def encode(self, messages: Sequence[Message], *, reply: bool = True, tools: Sequence[Tool] = ()) -> list[int]:
         """See `ChatTemplate`."""
         _refuse_empty(messages)
-        for message in messages:
-            if forged := next((token for token in self._written if token in message.content), None):
+        return _ids(self._tokenizer, self._text(messages, reply, tools))
+
+    def spoken(self, messages: Sequence[Message], *, tools: Sequence[Tool] = ()) -> Spoken:
+        """See `ChatTemplate`. An answer is what the template adds to its request, up to the token that ends it."""
+        _refuse_empty(messages)
+        whole = self._text(messages, False, tools)
+        parts: list[tuple[str, bool]] = []
+        done = 0
+        for number, message in enumerate(messages):
+            if message.role == "assistant":
+                asked = self._text(messages[:number], True, tools)
+                told = self._text(messages[: number + 1], False, tools)
+                if len(asked) < done or not (told.startswith(asked) and whole.startswith(told)):
+                    raise ChatError(
+                        "the chat template rewrites what was said before, so that answers have no place of their own",
+                        advice="give conversations of one answer each",
+                    )
+                end = self._ended(told, len(asked))
+                parts += [(whole[done : len(asked)], False), (whole[len(asked) : end], True)]
+                done = end
+        encoded = [(_ids(self._tokenizer, text), answer) for text, answer in [*parts, (whole[done:], False)]]
+        tokens = [token for ids, _ in encoded for token in ids]
+        return Spoken(tokens, [answer for ids, answer in encoded for _ in ids])
+
+    def _ended(self, text: str, start: int) -> int:
+        """Where the answer that begins at `start` ends: behind the first token that ends one."""
+        names = [str(self._tokenizer.id_to_token(end)) for end in self.ends]
+        found = [at + len(name) for name in names if (at := text.find(name, start)) >= 0]
+        return min(found, default=len(text))
+
+    def _text(self, messages: Sequence[Message], reply: bool, tools: Sequence[Tool]) -> str:
+        for text in (*map(_with_calls, messages), *map(_to_json, tools)):
+            if forged := next((token for token in self._written if token in text), None):
                 raise ChatError(
                     f"a message contains {forged}, by which this model's template tells who speaks",
                     advice="write it in another way",
                 )
-        said = [message.model_dump() for message in messages]
+        given = {"messages": [_as_openai(message) for message in messages], **({"tools": tools} if tools else {})}
         try:
-            text = self._template.render(messages=said, add_generation_prompt=reply, **self._special)
+            return self._template.render(**given, add_generation_prompt=reply, **self._special)
         except (TemplateError, TypeError, ValueError) as wrong:
             raise ChatError(f"the chat template refuses these messages: {wrong}", advice="see the template") from wrong
-        return _ids(self._tokenizer, text)
 
 
 def template_of(directory: Path, tokenizer: Tokenizer) -> ChatTemplate:
@@ -149,6 +231,18 @@ def _reading(tokenizer: Tokenizer, *, special: bool) -> Tokenizer:
 def _ids(tokenizer: Tokenizer, text: str) -> list[int]:
     ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
     return ids
+
+
+def _with_calls(message: Message) -> str:
+    """What a message says in the plain template: its content, then each call on a line."""
+    calls = [f"<tool_call>{_to_json(call.model_dump())}</tool_call>" for call in message.tool_calls]
+    return "\n".join([message.content, *calls] if message.content else calls)
+
+
+def _as_openai(message: Message) -> dict[str, Any]:
+    """As checkpoints' templates expect it; no calls are no key, which they may ask for."""
+    calls = [{"type": "function", "function": call.model_dump()} for call in message.tool_calls]
+    return {"role": message.role, "content": message.content, **({"tool_calls": calls} if calls else {})}
 
 
 def _named(found: object) -> str:

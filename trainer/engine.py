@@ -121,7 +121,15 @@ class _Training:
         batch = self._corpus.batch(number, size=recipe.batch, sequence=recipe.sequence, seed=recipe.seed)
         ranks = self._run.ranks
         done = take_step(
-            self._model, ranks.part(batch), recipe, self._loss, self._optimiser, self._step, self._accepts, ranks.mean
+            self._model,
+            ranks.part(batch),
+            recipe,
+            self._loss,
+            self._optimiser,
+            self._step,
+            self._accepts,
+            ranks.mean,
+            batch.counted / ranks.world,
         )
         if done is None:
             self._return()

@@ -22,7 +22,7 @@ IGNORED = -100
 
 
 def linear_cross_entropy(h: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    """Mean of -log softmax(h weight^T)[target] over the targets that are not `IGNORED`, in nats, float32.
+    """Mean of -log softmax(h weight^T)[target] over the targets that are not `IGNORED`, in nats, float32; 0 of none.
 
     Args:
         h: [..., width], in float32 or a half precision; softmax and sums are taken in float32 either way.
@@ -31,7 +31,7 @@ def linear_cross_entropy(h: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     """
     rows, labels = h.flatten(0, -2), targets.flatten()
     if not (torch.is_grad_enabled() and (h.requires_grad or weight.requires_grad)):
-        return token_nats(rows, weight, labels).sum() / (labels != IGNORED).sum()
+        return token_nats(rows, weight, labels).sum() / _counted(labels)
     out: Tensor = _Fused.apply(rows, weight, labels)  # type: ignore[no-untyped-call]  # torch leaves it untyped
     return out
 
@@ -62,7 +62,7 @@ class _Fused(torch.autograd.Function):
             to_rows[at] = _times(slope, cast.t())
             part = weight_gradient(slope, rows[at]) if is_faster(slope, rows) else (slope.t() @ rows[at]).float()
             to_weight = part if to_weight is None else to_weight.add_(part)
-        count = (labels != IGNORED).sum()
+        count = _counted(labels)
         ctx.save_for_backward(to_rows, to_weight, count)
         ctx.kind = weight.dtype
         return total / count
@@ -72,6 +72,11 @@ class _Fused(torch.autograd.Function):
         to_rows, to_weight, count = ctx.saved_tensors
         factor = gradients[0] / count
         return to_rows * factor.to(to_rows.dtype), (to_weight * factor).to(ctx.kind), None
+
+
+def _counted(labels: Tensor) -> Tensor:
+    """What the mean divides by; not 0, as a part of a batch may have nothing that counts."""
+    return (labels != IGNORED).sum().clamp(min=1)
 
 
 def most_rows(vocab_size: int) -> int:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from trainer.precision import EIGHT, FOUR, Precision, Scheme
 
@@ -107,3 +107,22 @@ class ExtendOptions(BaseModel):
         if self.theta is not None and self.method != "base":
             raise ValueError("theta is of the method base")
         return self
+
+
+class SftOptions(BaseModel):
+    """Of training on conversations."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    data: tuple[Path, ...] = Field(min_length=1, description="JSONL or Parquet of conversations; several with [a, b]")
+    epochs: float | None = Field(default=None, gt=0, le=1000, description="Times each is read, in the place of tokens")
+    held_out: float = Field(default=0.1, ge=0, lt=1, description="Share of prompts that figures are taken of")
+    on_bad: Literal["refuse", "skip"] = Field(default="refuse", description="What becomes of rows that are malformed")
+    long: Literal["cut", "refuse"] = Field(
+        default="cut", description="What becomes of conversations longer than a window"
+    )
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _one_or_several(cls, given: object) -> object:
+        return (given,) if isinstance(given, str | Path) else given

@@ -13,6 +13,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from trainer.architecture import Architecture
 from trainer.checkpoint import Checkpoint, Rolling
 from trainer.data import Corpus
+from trainer.dialogues.dialogues import fingerprint as content
 from trainer.engine import Run, never
 from trainer.errors import CheckpointError, CorpusError
 from trainer.extend import Extend
@@ -22,10 +23,11 @@ from trainer.ptq import Ptq
 from trainer.qat import Qat
 from trainer.ranks import Ranks
 from trainer.recipe import Recipe
+from trainer.sft import Sft
 from trainer.stage import Outcome, Stage, Workspace
 from trainer.teachers.folder import identity
 
-AnyStage = Annotated[Teacher | Pretrain | Extend | Qat | Ptq, Field(discriminator="kind")]
+AnyStage = Annotated[Teacher | Pretrain | Extend | Sft | Qat | Ptq, Field(discriminator="kind")]
 """A stage as it is written in JSON, told apart by `kind`."""
 
 StageReport = Callable[[int, int, int, dict[str, float]], None]
@@ -157,6 +159,8 @@ def _fingerprint(stage: Stage, workspace: Workspace) -> str:
     }
     if isinstance(stage, Pretrain) and stage.teacher is not None:
         known["teacher"] = identity(stage.teacher)
+    if isinstance(stage, Sft):
+        known["data"] = content(stage.data)
     if workspace.start is not None:
         known["start"] = workspace.start.directory.name
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()

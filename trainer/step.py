@@ -14,7 +14,7 @@ from trainer.recipe import Recipe
 from trainer.sharded import whole
 
 Loss = Callable[[HybridLM, Batch], Tensor]
-"""The mean over a batch's positions."""
+"""The mean over what counts of a batch (`Batch.counted`): its positions, but those whose targets are IGNORED."""
 
 
 def take_step(
@@ -26,10 +26,12 @@ def take_step(
     step: int,
     accepts: Callable[[float], bool],
     mean: Callable[[Tensor], float] = float,
+    counted: float | None = None,
 ) -> dict[str, float] | None:
     """Move the weights by one batch. None, and nothing is moved, where its loss is not accepted.
 
-    `mean` is of the losses of all ranks, where they share the batch.
+    Where ranks share the batch, `mean` is of the losses of all of them, and `counted` what counts of the whole batch
+    by their number: the step is then that of the mean over all that counts, however unevenly it lies.
 
     Returns:
         The loss before the step, the norm of its gradient before clipping, and the rate that was taken.
@@ -37,7 +39,7 @@ def take_step(
     for group in optimiser.param_groups:
         group["lr"] = recipe.learning_rate * recipe.rate(step) * group["scale"]
     optimiser.zero_grad(set_to_none=True)
-    value = mean(_accumulate(model, batch, recipe, loss))
+    value = mean(_accumulate(model, batch, recipe, loss, batch.counted if counted is None else counted))
     if not accepts(value):
         return None
     norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
@@ -49,13 +51,14 @@ def take_step(
     }
 
 
-def _accumulate(model: HybridLM, batch: Batch, recipe: Recipe, loss: Loss) -> Tensor:
+def _accumulate(model: HybridLM, batch: Batch, recipe: Recipe, loss: Loss, counted: float) -> Tensor:
     """The batch's mean loss, its gradients added up; nothing waits for a device between the passes."""
     rows, size = len(batch.inputs), recipe.micro_batch or recipe.batch
     total = torch.zeros((), device=device_of(model))
     for start in range(0, rows, size):
-        part = moved(_undivided(_rows(batch, start, start + size)), device_of(model))
-        value = loss(model, part) * (len(part.inputs) / rows)
+        part = _rows(batch, start, start + size)
+        share = part.counted / (counted or 1)
+        value = loss(model, moved(_undivided(part), device_of(model))) * share
         value.backward()
         total += value.detach()
     return total

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def train(
     out: Annotated[Path, typer.Argument(help="Directory of everything that is made; run it again to carry on.")],
     stage: Annotated[
-        list[str], typer.Option("--stage", help="NAME or NAME:OPTION=VALUE,... in their order: teacher, pretrain, qat.")
+        list[str], typer.Option("--stage", help="NAME or NAME:OPTION=VALUE,... in their order: pretrain, sft, qat, ...")
     ],
     architecture: Annotated[Path | None, typer.Option(help="architecture.json of the model to train.")] = None,
     start: Annotated[
@@ -39,6 +39,8 @@ def train(
         fulcrum train out --architecture model.json --corpus books --stage teacher --stage pretrain:tokens=2000000
 
         fulcrum train out --from runs/9a1b/sealed/5d0c --python-stdlib --stage qat:scales=learned,tokens=200000
+
+        fulcrum train out --from base/sealed/5d0c --corpus base/corpus --stage 'sft:data=chats.jsonl,epochs=2'
 
     Eight GPUs of one machine; whoever is killed is started again, and carries on from the last checkpoint:
 
@@ -116,4 +118,7 @@ def _show(final: "Checkpoint", outcomes: "list[Outcome]", as_json: bool) -> None
             f"{each.stage}: {before:.4f} to {after:.4f} held-out bits per byte, "
             f"{each.tokens:,} tokens in {each.seconds:,.0f} s"
         )
+        for name in ("answers/nats", "answers/accuracy", "answers/exact"):
+            if name in each.after:
+                typer.echo(f"  {name}: {each.before[name]:.4f} to {each.after[name]:.4f}")
     typer.echo(f"Checkpoint: {final.directory}")

@@ -16,6 +16,7 @@ from torch import Tensor
 from trainer.data import order, shards
 from trainer.data.stream import Stream
 from trainer.errors import CorpusError
+from trainer.linear_cross_entropy import IGNORED
 from trainer.tokenizer import end_of_text, load_tokenizer, token_bytes
 
 Split = Literal["train", "held_out"]
@@ -33,6 +34,11 @@ class Batch:
     targets: Tensor
     documents: Tensor | None
     indices: Tensor
+
+    @property
+    def counted(self) -> int:
+        """What a mean loss of it is the mean of: targets that are not `IGNORED`."""
+        return int((self.targets != IGNORED).sum())
 
 
 class Corpus:

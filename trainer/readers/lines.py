@@ -28,7 +28,7 @@ def text(path: Path, label: str) -> Iterator[str]:
     decoder = codecs.getincrementaldecoder("utf-8")()
     pieces: list[str] = []
     size, number = 0, 1
-    for raw in _raw(path, label, _PIECE):
+    for raw in raw_lines(path, label, _PIECE):
         ends = raw.endswith(b"\n")
         pieces.append(_decoded(decoder, raw, ends, label, number))
         size += len(pieces[-1])
@@ -49,7 +49,7 @@ def jsonl(path: Path, label: str, field: str) -> Iterator[str]:
         CorpusError: as for text; a line that is no object with text under `field`, by its number.
     """
     decoder = codecs.getincrementaldecoder("utf-8")()
-    for number, raw in enumerate(_raw(path, label, -1), start=1):
+    for number, raw in enumerate(raw_lines(path, label, -1), start=1):
         line = _decoded(decoder, raw, True, label, number)
         if not line.strip():
             continue
@@ -84,7 +84,7 @@ def _decoded(decoder: codecs.IncrementalDecoder, raw: bytes, ends: bool, label: 
         ) from wrong
 
 
-def _raw(path: Path, label: str, limit: int) -> Iterator[bytes]:
+def raw_lines(path: Path, label: str, limit: int) -> Iterator[bytes]:
     """Lines, or parts of at most `limit` bytes of a longer one; a UTF-8 mark at the beginning is dropped."""
     with _decompressed(path, label) as stream:
         first = True
