@@ -7,7 +7,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, mod
 
 from server.stage_options import RunName, check
 
-StageName = Literal["teacher", "pretrain", "extend", "qat", "ptq"]
+StageName = Literal["teacher", "pretrain", "extend", "rl", "qat", "ptq"]
 
 
 class WorkState(StrEnum):

@@ -10,6 +10,8 @@ from pydantic import AfterValidator, BaseModel, Field, JsonValue, create_model
 
 from trainer.options import DistilOptions, ExtendOptions, PtqOptions, QatOptions
 from trainer.recipe import Recipe
+from trainer.rewards import Arithmetic, ReasoningGym
+from trainer.rl.options import RlOptions
 
 _RUN = re.compile(r"run:(?P<run>[^\x00/]{1,128})(/(?P<stage>[a-z]{1,32}))?")
 
@@ -62,6 +64,14 @@ class ExtendStage(_Trains, ExtendOptions):
     sequence: int = Field(default=32_768, ge=64)
 
 
+class RlStage(_Trains, RlOptions):
+    """Of the stage `rl`."""
+
+    tasks: Annotated[Arithmetic | ReasoningGym, Field(discriminator="kind")] = Arithmetic()  # files are not taken
+    batch: int = Field(default=64, ge=2)
+    sequence: int = Field(default=96, ge=8)
+
+
 class QatStage(_Trains, QatOptions):
     """Of the stage `qat`."""
 
@@ -77,6 +87,7 @@ STAGES: dict[str, type[BaseModel]] = {
     "teacher": TeacherStage,
     "pretrain": PretrainStage,
     "extend": ExtendStage,
+    "rl": RlStage,
     "qat": QatStage,
     "ptq": PtqStage,
 }

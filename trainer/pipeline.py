@@ -23,11 +23,12 @@ from trainer.ptq import Ptq
 from trainer.qat import Qat
 from trainer.ranks import Ranks
 from trainer.recipe import Recipe
+from trainer.rl.stage import Rl
 from trainer.sft import Sft
 from trainer.stage import Outcome, Stage, Workspace
 from trainer.teachers.folder import identity
 
-AnyStage = Annotated[Teacher | Pretrain | Extend | Sft | Qat | Ptq, Field(discriminator="kind")]
+AnyStage = Annotated[Teacher | Pretrain | Extend | Sft | Rl | Qat | Ptq, Field(discriminator="kind")]
 """A stage as it is written in JSON, told apart by `kind`."""
 
 StageReport = Callable[[int, int, int, dict[str, float]], None]
@@ -161,6 +162,8 @@ def _fingerprint(stage: Stage, workspace: Workspace) -> str:
         known["teacher"] = identity(stage.teacher)
     if isinstance(stage, Sft):
         known["data"] = content(stage.data)
+    if isinstance(stage, Rl) and (tasks := stage.tasks.identity()):
+        known["tasks"] = tasks
     if workspace.start is not None:
         known["start"] = workspace.start.directory.name
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()

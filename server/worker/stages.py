@@ -13,12 +13,14 @@ from trainer.extend import Extend
 from trainer.pretrain import Pretrain, Teacher
 from trainer.ptq import Ptq
 from trainer.qat import Qat
+from trainer.rl.stage import Rl
 
-AnyStage = Teacher | Pretrain | Extend | Qat | Ptq
+AnyStage = Teacher | Pretrain | Extend | Rl | Qat | Ptq
 STAGE_KINDS: dict[str, type[AnyStage]] = {
     "teacher": Teacher,
     "pretrain": Pretrain,
     "extend": Extend,
+    "rl": Rl,
     "qat": Qat,
     "ptq": Ptq,
 }

@@ -39,6 +39,8 @@ class Completion:
     sampler_logprobs: list[float] = field(default_factory=list)
     text: str = ""
     finish: Finish | None = None
+    ended_by: tuple[int, float] | None = None
+    """The stop token that ended it, and its log-probability under the sampler."""
 
 
 class Handle:

@@ -79,6 +79,7 @@ class Sequence:
     def take(self, choice: Choice) -> Finish | None:
         """Add a token, or end with it."""
         if choice.token in self.params.stop_tokens:
+            self.handle.completion.ended_by = (choice.token, choice.sampler_logprob)
             return self.end("stop")
         self.answer.append(choice.token)
         text = self.text.push(choice.token) if self.text else ""
