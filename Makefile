@@ -98,6 +98,10 @@ bench-train: setup $(VENV)/.developer ## Tokens/s of a training step beside tran
 bench-distil: setup $(VENV)/.developer ## What a teacher is worth: distillation beside hard labels at equal tokens, over seeds (about 10 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/trainer/bench_distil.py $(ARGS)
 
+.PHONY: bench-rl
+bench-rl: setup $(VENV)/.developer ## What RL does by level, before and after, and a curriculum beside uniform sampling, over seeds
+	OMP_NUM_THREADS=1 $(BIN)/python tests/trainer/bench_rl.py $(ARGS)
+
 .PHONY: soak-train
 soak-train: setup $(VENV)/.developer ## Trainings killed -9 twenty times each, alone and over 2 ranks: the same weights to the bit
 	OMP_NUM_THREADS=1 $(BIN)/python tests/trainer/bench_kill.py $(ARGS)

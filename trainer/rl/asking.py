@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from trainer.chat import ChatTemplate, Message
+from trainer.chat import ChatError, ChatTemplate, Message
 from trainer.data import Corpus
 from trainer.generation import Completion, Engine, SamplingParams, rollouts
 from trainer.model import HybridLM
@@ -38,7 +38,7 @@ class Asking:
         self._template = template
 
     def problem(self, level: str, seed: int, *, held_out: bool = False) -> Problem:
-        """A problem of a level whose prompt leaves room for an answer.
+        """A problem of a level whose prompt can be written and leaves room for an answer; others are passed over.
 
         Raises:
             ProblemError: there seems to be none.
@@ -46,7 +46,10 @@ class Asking:
         most = self._context - self._options.answer
 
         def fits(problem: Problem) -> bool:
-            return len(self.prompt(problem)) <= most
+            try:
+                return len(self.prompt(problem)) <= most
+            except ChatError:  # a row of a file that speaks in another's name
+                return False
 
         return drawn(self._options.tasks, level, seed, held_out=held_out, fits=fits)
 
