@@ -1,0 +1,114 @@
+"""The port to larger models that speak: a question is a chat, and an answer is the assistant's next message.
+
+`trainer.teachers` is the other port, to models whose predictions are distilled. A tutor is asked in words alone, so
+its tokenizer does not matter, nor where it runs.
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from trainer.chat import Message
+from trainer.errors import TrainerError
+from trainer.generation.params import SamplingParams
+
+Finish = Literal["stop", "length", "filtered", "refused"]
+"""Why an answer ended: it was over, it met max_tokens, the tutor's filter cut it, or it took no such question."""
+
+
+class TutorError(TrainerError):
+    """A tutor that cannot be asked: not there, not allowed, or it answers what nobody can read."""
+
+    slug = "bad-tutor"
+
+
+@dataclass(frozen=True)
+class Question:
+    """A chat that a tutor is to continue, `samples` times.
+
+    The first sample is drawn with `sampling.seed`, the others with seeds derived from it
+    (`trainer.generation.sampling.seed_of_sample`), so that tutors with equal weights answer alike.
+    """
+
+    messages: tuple[Message, ...]
+    sampling: SamplingParams
+    samples: int = 1
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer: its text, its length in the tutor's tokens, why it ended, and the tokens of its prompt.
+
+    A refused question has the tutor's reason in `why`, and neither text nor tokens.
+    """
+
+    text: str
+    tokens: int
+    finish: Finish
+    prompt_tokens: int = 0
+    why: str = ""
+
+
+class Prices(BaseModel):
+    """What a tutor's tokens cost: money for a million, in whatever currency the user counts."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    prompt: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    completion: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+
+    def of(self, prompt_tokens: int, completion_tokens: int) -> float:
+        """What so many tokens cost."""
+        return (prompt_tokens * self.prompt + completion_tokens * self.completion) / 1e6
+
+
+class Usage:
+    """What was asked of a tutor in this process: counted from any thread. What the cache knew costs nothing again."""
+
+    def __init__(self, prices: Prices | None = None) -> None:
+        self.prices = prices or Prices()
+        self.answers = self.cached = self.refused = self.retries = 0
+        self.prompt_tokens = self.completion_tokens = 0
+        self._lock = threading.Lock()
+
+    @property
+    def cost(self) -> float:
+        """By the declared prices."""
+        return self.prices.of(self.prompt_tokens, self.completion_tokens)
+
+    def count(self, answer: Answer, *, cached: bool = False) -> None:
+        """One answer more."""
+        with self._lock:
+            self.answers += 1
+            self.cached += cached
+            self.refused += answer.finish == "refused"
+            if not cached:
+                self.prompt_tokens += answer.prompt_tokens
+                self.completion_tokens += answer.tokens
+
+    def retried(self) -> None:
+        """One request that had to be sent again."""
+        with self._lock:
+            self.retries += 1
+
+
+class Tutor(Protocol):
+    """A larger model that speaks. `name` says which, for provenance: never where a secret is."""
+
+    name: str
+    usage: Usage
+
+    def ask(
+        self, questions: Sequence[Question], heard: Callable[[Usage], None] | None = None
+    ) -> Iterator[tuple[int, list[Answer]]]:
+        """(index of the question, its answers) as they come, in any order, each question once.
+
+        `heard` is told what was used after each answer. A question that the tutor takes exception to (too long for its
+        context, a forged special token) has refused answers; the others go on.
+
+        Raises:
+            TutorError: the tutor itself cannot be asked.
+        """
