@@ -37,6 +37,10 @@ class Question:
     sampling: SamplingParams
     samples: int = 1
 
+    def __post_init__(self) -> None:
+        if self.samples < 1 or not self.messages:
+            raise ValueError("a question has at least one message and wants at least one answer")
+
 
 @dataclass(frozen=True)
 class Answer:
