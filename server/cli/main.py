@@ -11,6 +11,7 @@ _GROUPS = {
     "phone": "Register, list and remove phones; start a virtual one.",
     "corpus": "Register the text that candidates are scored and winners are trained on.",
     "data": "Fetch real text, prepare it for training, and look at what was prepared.",
+    "synthesise": "Let a larger model make conversations to train on, by a recipe.",
     "search": "Submit searches, watch them, and read their candidates.",
     "run": "Train a winner and hear it talk on the phone.",
     "model": "Export what was trained to other runtimes; account for every byte of it.",
