@@ -58,12 +58,13 @@ def run(
 ) -> None:
     """Make conversations for `fulcrum train`'s stage sft: OUT/examples.jsonl, each with where it came from.
 
-    Ctrl-C ends after the block of 64 seeds under way. Killed at any moment, the same command goes on and ends with
-    the same file; answers of an endpoint are kept in OUT/answers and not paid for twice.
+    Ctrl-C ends after the 64 seeds under way, a second one at once. Killed at any moment, the same command goes on and
+    ends with the same file; answers of an endpoint are kept in OUT/answers and not paid for twice. `run` may be left
+    out.
 
     Examples:
 
-        fulcrum synthesise arithmetic --tutor endpoint:http://127.0.0.1:8000/v1#qwen --out maths --limit 1000
+        fulcrum synthesise run arithmetic --tutor endpoint:http://127.0.0.1:8000/v1#qwen --out maths --limit 1000
 
         fulcrum synthesise reading --tutor folder:models/lfm2 --out reading --dry-run
 
@@ -148,13 +149,9 @@ def _tutor(
             from trainer.tutors.secret import Secret
 
             url, _, model = address.rpartition("#")
-            key = (
-                Secret.from_file(key_file)
-                if key_file
-                else Secret.from_environment(_KEY)
-                if _KEY in os.environ
-                else None
-            )
+            key = Secret.from_environment(_KEY) if _KEY in os.environ else None
+            if key_file:
+                key = Secret.from_file(key_file)
             options = EndpointOptions.model_validate({"url": url, "model": model, **endpoint})
             return Endpoint(options, key=key, cache=AnswerCache(out / "answers"), prices=prices)
         case "folder", str(path) if path:

@@ -141,7 +141,7 @@ def _stepped(
     answered = dict(tools.tutor.ask(asked, tools.heard))
     stay = []
     for place, (candidate, question) in enumerate(zip(candidates, asked, strict=True)):
-        prompt = [message.model_dump() for message in question.messages]
+        prompt = [{"role": message.role, "content": message.content} for message in question.messages]
         for sample, answer in enumerate(answered[place]):
             text = answer.text.strip() if step.within is None else within(answer.text, step.within)
             following = candidate.answered(step.name, text or answer.text, prompt, sample)

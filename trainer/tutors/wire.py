@@ -35,7 +35,7 @@ def body_of(model: str, question: Question, sample: int) -> dict[str, Any]:
         )
     body: dict[str, Any] = {
         "model": model,
-        "messages": [message.model_dump() for message in question.messages],
+        "messages": [{"role": message.role, "content": message.content} for message in question.messages],
         "temperature": sampling.temperature,
         "seed": seed_of_sample(sampling.seed, sample) % _SEEDS,
     }
