@@ -190,6 +190,7 @@ def test_stopped_it_carries_on_with_its_curriculum(lines: Corpus, small: Archite
         ({"answer": 24}, "no room"),
         ({"ema": 0.9}, "read a corpus"),
         ({"ratio": "sequence"}, "GSPO"),
+        ({"aggregation": "cispo"}, "largest weight"),
     ],
 )
 def test_options_that_do_not_go_together(wrong: dict[str, Any], said: str) -> None:

@@ -58,7 +58,9 @@ class RlOptions(BaseModel):
     held_out: int = Field(default=64, ge=1, le=100_000, description="Problems a level, before and after")
 
     @model_validator(mode="after")
-    def _a_sequence_has_one_ratio(self) -> Self:
+    def _the_loss_is_one(self) -> Self:
         if self.ratio == "sequence" and self.aggregation != "grpo":
             raise ValueError("one ratio for a sequence goes with the aggregation grpo (GSPO)")
+        if self.aggregation == "cispo" and self.clip_high < 1:
+            raise ValueError("with cispo, clip_high is the largest weight of a token: say at least 1, as 5")
         return self
