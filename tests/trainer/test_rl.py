@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from trainer.errors import Interrupted
 from trainer.linear_cross_entropy import IGNORED
 from trainer.model import HybridLM
 from trainer.recipe import Recipe
-from trainer.rewards import Arithmetic
+from trainer.rewards import Arithmetic, Problem
 from trainer.rl.asking import Answer, Asking
 from trainer.rl.curriculum import Curriculum
 from trainer.rl.experience import Experience, Objective, token_logprobs
@@ -180,6 +181,40 @@ def test_stopped_it_carries_on_with_its_curriculum(lines: Corpus, small: Archite
     assert len(told) == STAGE.steps
     assert all("loss" not in metrics and metrics["mismatch/most"] < 1e-4 for metrics in told)
     assert {"reward", "success", "entropy", "clipped", "kl", "response_length"} <= told[-1].keys()
+
+
+class _Told(Asking):
+    """Answers are told: those of the n-th asking differ in worth, or never do."""
+
+    telling: int | None = None
+
+    def answers(self, model: HybridLM, problems: Sequence[Problem], *, samples: int, **_: Any) -> list[list[Answer]]:
+        self.asked = [*getattr(self, "asked", []), len(problems)]
+        differ = len(self.asked) == self.telling
+        return [
+            [
+                Answer(each, (256, 50), (51, 10), (-1.0, -1.0), "", False, 0.0, float(differ and sample % 2))
+                for sample in range(samples)
+            ]
+            for each in problems
+        ]
+
+
+@pytest.mark.parametrize(("redraws", "telling", "asked"), [(2, 2, 2), (2, 1, 1), (2, None, 3), (0, 2, 1), (1, 2, 2)])
+def test_groups_that_say_nothing_are_drawn_again(
+    lines: Corpus, small: Architecture, redraws: int, telling: int | None, asked: int
+) -> None:
+    stage = STAGE.model_copy(update={"redraws": redraws, "tokens": 1, "kl": 0.0})
+    asking = _Told(stage, stage.sequence, lines, PlainTemplate(lines.tokenizer))
+    asking.telling = telling
+    told: list[dict[str, float]] = []
+    model, before = HybridLM(small, seed=4), HybridLM(small, seed=4)
+    practise(model, stage, asking, Run(report=lambda done, total, metrics: told.append(metrics)))
+    assert asking.asked == [stage.batch // stage.samples] * asked
+    learns = telling is not None and telling <= asked
+    assert told[0]["informative"] == (1 / asked if learns else 0)
+    same = all((a == b).all() for a, b in zip(model.parameters(), before.parameters(), strict=True))
+    assert same != learns
 
 
 @pytest.mark.parametrize(
