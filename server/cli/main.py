@@ -28,6 +28,7 @@ _COMMANDS = {
     "train": "train",
     "quantise": "quantise",
     "merge": "merge",
+    "curate": "curate",
     "generate": "generate",
     "evaluate": "evaluate",
 }

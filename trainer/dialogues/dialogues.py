@@ -127,10 +127,18 @@ class Dialogues:
         Raises:
             CorpusError: as for `batch`.
         """
+        return (batch for _, batch in self.numbered(size=size, sequence=sequence))
+
+    def numbered(self, *, size: int, sequence: int) -> Iterator[tuple[list[list[int]], Batch]]:
+        """`in_order`, and which of `encoded` each window's documents are.
+
+        Raises:
+            CorpusError: as for `batch`.
+        """
         rows = self._epoch(sequence, 0, 0)
         for first in range(0, len(rows), size):
             chosen = rows[first : first + size]
-            yield self._batched(chosen, range(first, first + len(chosen)), sequence)
+            yield chosen, self._batched(chosen, range(first, first + len(chosen)), sequence)
 
     def _batched(self, rows: Sequence[Sequence[int]], visits: range, sequence: int) -> Batch:
         inputs = np.full((len(rows), sequence), self._end, dtype=np.int64)

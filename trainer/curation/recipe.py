@@ -1,0 +1,24 @@
+"""What curation is asked to do. Free of torch."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Curation(BaseModel):
+    """Filters in the order they are applied; one that is None is left out."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    shortest: int = Field(default=1, ge=1, description="Characters of what the assistant says, at least")
+    longest: int = Field(default=100_000, ge=1, description="Characters of a whole conversation, at most")
+    quality: float | None = Field(default=1.0, ge=0, le=1, description="Share of the heuristics to pass")
+    conflicts: Literal["list", "majority", "drop"] = Field(
+        default="list", description="Different answers to one prompt: listed alone; the commonest stays; all go"
+    )
+    exact_duplicates: bool = True
+    near_duplicates: float | None = Field(default=0.9, gt=0, le=1, description="Jaccard similarity of 5-grams of words")
+    easiest: float | None = Field(default=None, ge=0, description="Nats a token of the answer, at least")
+    hardest: float | None = Field(default=None, ge=0, description="Nats a token of the answer, at most")
+    keep: int | None = Field(default=None, ge=1, description="So many that are as different as can be")
+    order: bool = Field(default=True, description="Easy to hard, where checkpoints told how hard each is")
