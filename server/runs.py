@@ -7,7 +7,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, mod
 
 from server.stage_options import RunName, check
 
-StageName = Literal["teacher", "pretrain", "extend", "rl", "qat", "ptq"]
+StageName = Literal["teacher", "pretrain", "extend", "sft", "rl", "qat", "ptq"]
 
 
 class WorkState(StrEnum):
@@ -61,6 +61,12 @@ class StageRequest(_Value):
         """The run whose model is to teach, if one is named."""
         named = self.options.get("teacher")
         return RunName.parse(named) if isinstance(named, str) else None
+
+    @property
+    def data(self) -> tuple[str, ...]:
+        """sha256 of the uploaded files that it reads beside the corpus."""
+        named = self.options.get("data", ())
+        return (named,) if isinstance(named, str) else tuple(map(str, named)) if isinstance(named, list | tuple) else ()
 
 
 def _all_stages() -> tuple[StageRequest, ...]:

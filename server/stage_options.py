@@ -6,9 +6,9 @@ A path of a user would be read by the server; where the trainer takes a folder, 
 import re
 from typing import Annotated, NamedTuple, Self
 
-from pydantic import AfterValidator, BaseModel, Field, JsonValue, create_model
+from pydantic import AfterValidator, BaseModel, Field, JsonValue, StringConstraints, create_model
 
-from trainer.options import DistilOptions, ExtendOptions, PtqOptions, QatOptions
+from trainer.options import DistilOptions, ExtendOptions, PtqOptions, QatOptions, SftOptions
 from trainer.recipe import Recipe
 from trainer.rewards import Arithmetic, ReasoningGym
 from trainer.rl.options import RlOptions
@@ -38,6 +38,15 @@ class RunName(NamedTuple):
 def _named(text: str) -> str:
     RunName.parse(text)
     return text
+
+
+_Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+def _some(given: tuple[str, ...]) -> tuple[str, ...]:
+    if not given:
+        raise ValueError("name at least one file, by the sha256 that it was uploaded as")
+    return given
 
 
 class _Trains(Recipe):
@@ -72,6 +81,14 @@ class RlStage(_Trains, RlOptions):
     sequence: int = Field(default=96, ge=8)
 
 
+class SftStage(_Trains, SftOptions):
+    """Of the stage `sft`."""
+
+    data: Annotated[tuple[_Sha256, ...], AfterValidator(_some)] = Field(  # type: ignore[assignment]  # the trainer's are paths
+        description="sha256 of uploaded files of conversations"
+    )
+
+
 class QatStage(_Trains, QatOptions):
     """Of the stage `qat`."""
 
@@ -88,6 +105,7 @@ STAGES: dict[str, type[BaseModel]] = {
     "pretrain": PretrainStage,
     "extend": ExtendStage,
     "rl": RlStage,
+    "sft": SftStage,
     "qat": QatStage,
     "ptq": PtqStage,
 }

@@ -14,13 +14,15 @@ from trainer.pretrain import Pretrain, Teacher
 from trainer.ptq import Ptq
 from trainer.qat import Qat
 from trainer.rl.stage import Rl
+from trainer.sft import Sft
 
-AnyStage = Teacher | Pretrain | Extend | Rl | Qat | Ptq
+AnyStage = Teacher | Pretrain | Extend | Sft | Rl | Qat | Ptq
 STAGE_KINDS: dict[str, type[AnyStage]] = {
     "teacher": Teacher,
     "pretrain": Pretrain,
     "extend": Extend,
     "rl": Rl,
+    "sft": Sft,
     "qat": Qat,
     "ptq": Ptq,
 }
@@ -34,9 +36,14 @@ class StageRefused(FulcrumError):
 
 
 def stage_of(
-    request: StageRequest, quantisation: Quantisation, teacher: Path | None = None, before: Sequence[AnyStage] = ()
+    request: StageRequest,
+    quantisation: Quantisation,
+    teacher: Path | None = None,
+    before: Sequence[AnyStage] = (),
+    data: Sequence[Path] = (),
 ) -> AnyStage:
-    """The stage asked for, after those `before` it; `teacher` is the folder of the teacher that the request names.
+    """The stage asked for, after those `before` it; `teacher` is the folder of the teacher that the request names,
+    `data` are the files that it does.
 
     What quantises rounds as the search's Programs do, and a context is stretched from the one that the model was
     trained on, unless the options say otherwise.
@@ -49,6 +56,8 @@ def stage_of(
         given["tokens"] = request.tokens
     if teacher is not None:
         given["teacher"] = teacher
+    if data:
+        given["data"] = tuple(data)
     try:
         stage = STAGE_KINDS[request.name].model_validate(given)
     except ValidationError as wrong:
@@ -69,7 +78,7 @@ def _scored(stage: AnyStage) -> AnyStage:
 
     What is trained does not depend on them. A stage whose windows are long scores itself, before and after.
     """
-    if not isinstance(stage, Teacher | Pretrain | Qat):
+    if not isinstance(stage, Teacher | Pretrain | Sft | Qat):
         return stage
     apart = max(_WINDOWS_APART * stage.sequence, stage.tokens / _MOST_SCORES)
     return stage.model_copy(update={"evaluate_every": math.ceil(apart / (stage.batch * stage.sequence))})

@@ -104,7 +104,8 @@ class _Run:
         for request in self._claimed.spec.stages:
             named, home = request.teacher, self._services.settings.home
             taught = None if named is None else teachers.folder(self._services.database, home, named)
-            stages.append(stage_of(request, self._search.quantisation, taught, stages))
+            data = [self._services.artifacts.path(sha256) for sha256 in request.data]
+            stages.append(stage_of(request, self._search.quantisation, taught, stages, data))
         return stages
 
     def _should_stop(self) -> Callable[[], bool]:

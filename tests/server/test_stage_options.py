@@ -44,6 +44,9 @@ def test_every_option_of_a_stage_can_be_asked_for_and_none_is_a_path(kind: str) 
         ("pretrain", {"teacher": "run:a/../b"}, "options/teacher"),
         ("pretrain", {"cached": True, "beta": 0.5}, "options"),
         ("pretrain", {"tokens": 5}, ""),
+        ("sft", {}, "options/data"),
+        ("sft", {"data": []}, "options/data"),
+        ("sft", {"data": "/etc/passwd"}, "options/data/0"),
     ],
 )
 def test_mistakes_are_placed(name: str, options: dict[str, Any], place: str) -> None:
@@ -62,6 +65,12 @@ def test_mistakes_in_options_are_problems(client: TestClient) -> None:
 def test_options_reach_the_stage() -> None:
     asked: dict[str, JsonValue] = {"schedule": "cosine", "temperature": 3.0, "teacher": "run:one"}
     stage = stage_of(StageRequest(name="pretrain", tokens=7, options=asked), USUAL, Path("/there"))
+    chats = StageRequest(name="sft", options={"data": "a" * 64, "epochs": 2})
+    assert chats.data == ("a" * 64,)
+    assert stage_of(chats, USUAL, data=[Path("/kept")]).model_dump(include={"data", "epochs"}) == {
+        "data": (Path("/kept"),),
+        "epochs": 2,
+    }
     assert stage.model_dump(include={"schedule", "temperature", "teacher", "tokens"}) == {
         "schedule": "cosine",
         "temperature": 3.0,

@@ -111,7 +111,7 @@ def conversations(paths: Iterable[Path], skipped: Skipped, on_bad: OnBad = "refu
     for path in paths:
         if not path.is_file():
             raise CorpusError(f"{path}: there is no such file of conversations", advice="check the path")
-        for found in _parquet(path) if path.suffix == ".parquet" else _jsonl(path):
+        for found in _parquet(path) if _is_parquet(path) else _jsonl(path):
             conversation = found if isinstance(found, Bad) else _conversation(*found)
             if isinstance(conversation, Bad):
                 skipped.take(conversation, on_bad)
@@ -146,6 +146,12 @@ def _line(place: str, parts: list[bytes], size: int) -> Iterator[tuple[str, Any]
         yield Bad(place, f"not UTF-8: byte 0x{whole[wrong.start]:02x} ({wrong.reason})", begins)
     except (ValueError, RecursionError) as wrong:
         yield Bad(place, f"not JSON: {wrong}", begins)
+
+
+def _is_parquet(path: Path) -> bool:
+    """By its first bytes: what was uploaded has no name."""
+    with path.open("rb") as file:
+        return file.read(4) == b"PAR1"
 
 
 def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
