@@ -108,9 +108,15 @@ def _dumped(found: dict[str, Any]) -> str:
 
 
 def _write(out: Path, rows: list[dict[str, Any]]) -> None:
+    _replace(out, "".join(_line(row) + "\n" for row in rows))
+
+
+def _line(row: dict[str, Any]) -> str:
+    """A row's other keys may hold what JSON can only escape (half a surrogate pair), and a table's dates are words."""
     from json import dumps
 
-    _replace(out, "".join(dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    text = dumps(row, ensure_ascii=False, default=str)
+    return text if text.isascii() or text.encode(errors="ignore").decode() == text else dumps(row, default=str)
 
 
 def _replace(path: Path, text: str) -> None:

@@ -22,6 +22,7 @@ from trainer.data import Corpus
 from trainer.dialogues import Conversation, Skipped, conversations
 from trainer.model import HybridLM
 
+_ODD = {"messages": [{"role": "user", "content": "Hm?"}, {"role": "assistant", "content": "Yes."}]}
 _LONG = "The lock of the canal is opened by the keeper at eight, and boats of all sizes wait in a row before it; {}."
 _ROWS = {
     "plain": ("Where is the lock?", "It is by the bridge."),
@@ -137,6 +138,8 @@ def test_the_command_writes_rows_that_it_reads_again(tmp_path: Path) -> None:
     source, out, report = tmp_path / "in.jsonl", tmp_path / "out.jsonl", tmp_path / "report.json"
     with source.open("a") as file:
         file.write("\n{broken\n")
+        row = _ODD | {"source": "\ud800"}
+        file.write(json.dumps(row) + "\n")
     run = CliRunner().invoke(application(), ["curate", str(source), str(out), "--report", str(report)])
     assert run.exit_code != 0
     assert not out.exists()
@@ -144,7 +147,9 @@ def test_the_command_writes_rows_that_it_reads_again(tmp_path: Path) -> None:
     assert run.exit_code == 0, run.output
     told = json.loads(report.read_text())
     assert told["bad_rows"] == {"not JSON": 1}
-    assert len(list(conversations([out], Skipped()))) == told["kept"]
+    kept = list(conversations([out], Skipped()))
+    assert len(kept) == told["kept"]
+    assert kept[-1].row["source"] == "\ud800"
     again = CliRunner().invoke(application(), ["curate", str(out), str(tmp_path / "twice.jsonl")])
     assert again.exit_code == 0, again.output
     assert (tmp_path / "twice.jsonl").read_text() == out.read_text()
