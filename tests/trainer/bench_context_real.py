@@ -1,10 +1,10 @@
 """4,096 -> 32,768 -> 131,072 positions, the lengths themselves: `make bench-context-real`.
 
-A small hybrid model takes one optimiser step and one evaluation at each length, each in a process
-of its own whose peak is read beside what `trainer.memory` said before. The context is stretched as the stage `extend`
-does it: by 8 and then by 32, both relative to 4,096. What is shown is that it runs and what it takes; one step
-teaches nothing. The text is the standard library's source, cut by a small tokenizer: most ids are there and
-unused. Every window of a step is one document, so attention sees the whole of it.
+A small hybrid model takes one optimiser step and one evaluation at each length, each in a process of its own whose peak
+is read beside what `trainer.memory` said before. The context is stretched as the stage `extend` does it: by 8 and then
+by 32, both relative to 4,096, each from the checkpoint before. What is shown is that it runs and what it takes; a step
+teaches nothing. The text is the standard library's source, cut by a small tokenizer: most ids are there and unused.
+Every window is one document, so attention sees the whole of it.
 """
 
 import argparse
