@@ -164,7 +164,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--thetas", default="1e4,1e6", help="RoPE bases")
     parser.add_argument("--tokens", type=int, default=1_500_000, help="of the training at 256")
-    parser.add_argument("--more", type=int, default=200_000, help="of the training at each longer length")
+    parser.add_argument("--more", type=int, default=196_608, help="of the training at each longer length")
     parser.add_argument("--episodes", type=int, default=16, help="windows of 8 needles behind each recall")
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--json", type=Path, help="write everything here")
