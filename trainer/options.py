@@ -126,3 +126,17 @@ class SftOptions(BaseModel):
     @classmethod
     def _one_or_several(cls, given: object) -> object:
         return (given,) if isinstance(given, str | Path) else given
+
+
+LossName = Literal["sigmoid", "sigmoid_norm", "apo_zero", "simpo"]
+
+
+class LossTerm(BaseModel):
+    """One loss of a mix; see trainer.preference.losses."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    loss: LossName
+    weight: float = Field(default=1.0, gt=0)
+    beta: float = Field(default=0.1, gt=0, description="How firmly the policy is held; about 2 for simpo")
+    gamma: float = Field(default=0.5, ge=0, description="Of simpo: the margin that the chosen should win by")
