@@ -1,5 +1,6 @@
 """What can be chosen of the stages. Free of torch: a server checks it before anything runs."""
 
+import re
 from pathlib import Path
 from typing import Literal, Self
 
@@ -140,3 +141,62 @@ class LossTerm(BaseModel):
     weight: float = Field(default=1.0, gt=0)
     beta: float = Field(default=0.1, gt=0, description="How firmly the policy is held; about 2 for simpo")
     gamma: float = Field(default=0.5, ge=0, description="Of simpo: the margin that the chosen should win by")
+
+
+class Rule(BaseModel):
+    """One rule of a rule judge; see trainer.preference.judges.rules."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rule: Literal["exact", "number", "format", "length", "repetition", "profanity"]
+    weight: float = Field(default=1.0, gt=0)
+    pattern: str | None = Field(default=None, description="Of format: a regular expression of whole answers")
+    words: int | None = Field(default=None, ge=1, description="Of length: how many are wished")
+
+    @model_validator(mode="after")
+    def _is_complete(self) -> Self:
+        if (self.pattern is not None) != (self.rule == "format") or (self.words is not None) != (self.rule == "length"):
+            raise ValueError("the rule format has a pattern, length has words, and no other rule has either")
+        try:
+            re.compile(self.pattern or "")
+        except re.error as wrong:
+            raise ValueError(f"the pattern is no regular expression: {wrong}") from wrong
+        return self
+
+
+class PreferenceOptions(BaseModel):
+    """Of learning from preferences."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    prompts: Path | None = Field(default=None, description="JSONL of prompts that the model answers in every round")
+    pairs: Path | None = Field(default=None, description="JSONL of pairs to learn from, in the place of prompts")
+    judge: tuple[Rule, ...] = Field(default=(), description="Rules that choose between the model's answers")
+    examiner: tuple[Rule, ...] = Field(
+        default=(), description="Rules that judge the result; without them, all that need no setting and did not train"
+    )
+    losses: tuple[LossTerm, ...] = Field(default=(LossTerm(loss="sigmoid_norm", beta=2.0),), min_length=1)
+    rounds: int = Field(
+        default=2, ge=1, le=1000, description="Of answers and training, which share the tokens; given pairs are one"
+    )
+    asked: int | None = Field(default=None, ge=1, description="Prompts of a round, one part after another; all without")
+    samples: int = Field(default=4, ge=2, le=1024, description="Answers of the model to each prompt")
+    max_tokens: int = Field(default=64, ge=1, description="Of an answer")
+    temperature: float = Field(default=1.0, gt=0, le=100)
+    margin: float = Field(default=0.0, ge=0, le=1, description="Least difference of a pair's scores; ties never count")
+    held_out: float = Field(default=0.2, ge=0, lt=1, description="Share of prompts that the win rate is taken of")
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> Self:
+        if (self.prompts is None) == (self.pairs is None):
+            raise ValueError("say either prompts or pairs")
+        if self.prompts is not None and not self.judge:
+            raise ValueError('answers to prompts need a judge: [{"rule": "exact"}], for example')
+        if self.pairs is not None and self.judge:
+            raise ValueError("given pairs are not judged again")
+        if both := {rule.rule for rule in self.judge} & {rule.rule for rule in self.examiner}:
+            raise ValueError(f"the result is judged by what did not train it; both have {', '.join(sorted(both))}")
+        for name, rules in (("judge", self.judge), ("examiner", self.examiner)):
+            if len({rule.rule for rule in rules}) < len(rules):
+                raise ValueError(f"a rule comes twice in {name}")
+        return self

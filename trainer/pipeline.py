@@ -18,6 +18,7 @@ from trainer.engine import Run, never
 from trainer.errors import CheckpointError, CorpusError
 from trainer.extend import Extend
 from trainer.files import fsync_directory, write_text
+from trainer.preference.stage import Preference
 from trainer.pretrain import Pretrain, Teacher
 from trainer.ptq import Ptq
 from trainer.qat import Qat
@@ -28,7 +29,7 @@ from trainer.sft import Sft
 from trainer.stage import Outcome, Stage, Workspace
 from trainer.teachers.folder import identity
 
-AnyStage = Annotated[Teacher | Pretrain | Extend | Sft | Rl | Qat | Ptq, Field(discriminator="kind")]
+AnyStage = Annotated[Teacher | Pretrain | Extend | Sft | Preference | Rl | Qat | Ptq, Field(discriminator="kind")]
 """A stage as it is written in JSON, told apart by `kind`."""
 
 StageReport = Callable[[int, int, int, dict[str, float]], None]
@@ -164,6 +165,8 @@ def _fingerprint(stage: Stage, workspace: Workspace) -> str:
         known["data"] = content(stage.data)
     if isinstance(stage, Rl) and (tasks := stage.tasks.identity()):
         known["tasks"] = tasks
+    if isinstance(stage, Preference):
+        known["preferences"] = stage.content()
     if workspace.start is not None:
         known["start"] = workspace.start.directory.name
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,90 @@
+"""Rule judges: what can be said of an answer without understanding it. They are no language models, and say so."""
+
+import re
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from trainer.options import Rule
+from trainer.preference.judges.port import Case, Comparison, Criterion, Marks, Vote, total
+
+_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+_NGRAM = 3  # words
+_CURSES = frozenset({"bastard", "bitch", "bullshit", "cunt", "fuck", "fucked", "fucking", "shit", "slut", "whore"})
+
+RUBRICS = {
+    "exact": "The answer is the expected one, but for white space around it.",
+    "number": "The last number of the answer is the expected number.",
+    "format": "The whole answer matches a regular expression.",
+    "length": "The answer has as many words as wished; each word more or less than that costs.",
+    "repetition": "Share of different sequences of three words among all.",
+    "profanity": "No word of a short list of curses.",
+}
+
+
+class RuleJudge:
+    """Marks by rules, each from 0 to 1; of two answers it prefers the one with the higher total."""
+
+    def __init__(self, rules: Sequence[Rule]) -> None:
+        self._rules: dict[str, Callable[[Case, str], float]] = {rule.rule: _made(rule) for rule in rules}
+        self.name = f"rules: {', '.join(self._rules)}"
+        self.criteria = tuple(Criterion(rule.rule, RUBRICS[rule.rule], weight=rule.weight) for rule in rules)
+
+    def score(self, asked: Sequence[tuple[Case, str]]) -> list[Marks | None]:
+        """See `Judge`; a rule always has a mark."""
+        return [self._marks(case, text) for case, text in asked]
+
+    def compare(self, asked: Sequence[tuple[Case, str, str]]) -> list[Comparison]:
+        """See `Judge`; a rule has one vote, whatever the order."""
+        return [Comparison((Vote(self._preferred(*one)),)) for one in asked]
+
+    def _marks(self, case: Case, text: str) -> Marks:
+        return {name: rule(case, text) for name, rule in self._rules.items()}
+
+    def _preferred(self, case: Case, first: str, second: str) -> int:
+        a, b = (total(self._marks(case, text), self.criteria) for text in (first, second))
+        return (a > b) - (a < b)
+
+
+def exact(case: Case, text: str) -> float:
+    """Whether the answer is the expected one; 0 where none is known."""
+    return float(case.expected is not None and text.strip() == case.expected.strip())
+
+
+def number(case: Case, text: str) -> float:
+    """Whether the last number of the answer is that of the expected one; 0 where none is known."""
+    wanted, found = (_last_number(each) for each in (case.expected or "", text))
+    return float(wanted is not None and wanted == found)
+
+
+def _last_number(text: str) -> float | None:
+    found = _NUMBER.findall(_THOUSANDS.sub("", text))
+    return float(found[-1]) if found else None
+
+
+def _format(pattern: re.Pattern[str], _: Case, text: str) -> float:
+    return float(pattern.fullmatch(text.strip()) is not None)
+
+
+def _length(words: int, _: Case, text: str) -> float:
+    return 1 / (1 + abs(len(text.split()) - words) / words)
+
+
+def _repetition(_: Case, text: str) -> float:
+    words = text.lower().split()
+    grams = [tuple(words[i : i + _NGRAM]) for i in range(len(words) - _NGRAM + 1)]
+    return len(set(grams)) / len(grams) if grams else 1.0
+
+
+def _profanity(_: Case, text: str) -> float:
+    return float(_CURSES.isdisjoint(re.findall(r"[a-z]+", text.lower())))
+
+
+def _made(rule: Rule) -> Callable[[Case, str], float]:
+    match rule.rule:
+        case "format":
+            return partial(_format, re.compile(rule.pattern or "", re.DOTALL))
+        case "length":
+            return partial(_length, rule.words or 1)
+        case name:
+            return {"exact": exact, "number": number, "repetition": _repetition, "profanity": _profanity}[name]
