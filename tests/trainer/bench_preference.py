@@ -66,17 +66,19 @@ def prompts() -> str:
     return "".join(json.dumps({"prompt": f"{a}+{b}=", "answer": str(a + b)}) + "\n" for a, b in every)
 
 
-def measured(folder: Path, corpus: Corpus, mix: str, seed: int, given: argparse.Namespace) -> dict[str, Any]:
-    """Figures before and after, of one seed."""
+def base(corpus: Corpus, seed: int, given: argparse.Namespace) -> HybridLM:
+    """A model of text and of sums that it gets right some of the time."""
     blocks = (ShortConv(), Attention(heads=4, kv_heads=2, head_dim=16), ShortConv())
-    architecture = Architecture(vocab_size=_VOCABULARY, width=64, ffn_width=128, blocks=blocks)
-    model = HybridLM(architecture, seed=seed)
-    text = Recipe(tokens=16 * 128 * 150, batch=16, seed=seed)
-    train(model, corpus, text, hard_labels, Run())
-    sums = Recipe(
-        tokens=64 * _WINDOW * given.sums, batch=64, sequence=_WINDOW, learning_rate=6e-3, weight_decay=0, seed=seed
-    )
+    model = HybridLM(Architecture(vocab_size=_VOCABULARY, width=64, ffn_width=128, blocks=blocks), seed=seed)
+    train(model, corpus, Recipe(tokens=16 * 128 * 100, batch=16, seed=seed), hard_labels, Run())
+    tokens = 64 * _WINDOW * given.sums
+    sums = Recipe(tokens=tokens, batch=64, sequence=_WINDOW, learning_rate=6e-3, weight_decay=0, seed=seed)
     train(model, Sums(corpus, given.wrong), sums, hard_labels, Run())
+    return model
+
+
+def measured(model: HybridLM, folder: Path, corpus: Corpus, mix: str, given: argparse.Namespace) -> dict[str, Any]:
+    """Figures before and after learning from preferences by one mix of losses."""
     (folder / "prompts.jsonl").write_text(prompts())
     stage = Preference(
         prompts=folder / "prompts.jsonl",
@@ -91,11 +93,10 @@ def measured(folder: Path, corpus: Corpus, mix: str, seed: int, given: argparse.
         max_tokens=6,
         held_out=0.3,
         learning_rate=given.rate,
-        seed=seed,
     )
     start = seal(model, folder / "base", corpus.tokenizer)
-    _, outcomes = run([stage], architecture, corpus.directory, folder / mix, start=start)
-    return {"mix": mix, "seed": seed, "before": outcomes[0].before, "after": outcomes[0].after}
+    _, (outcome,) = run([stage], model.architecture, corpus.directory, folder / mix, start=start)
+    return {"mix": mix, "before": outcome.before, "after": outcome.after}
 
 
 def main() -> None:
@@ -117,18 +118,22 @@ def main() -> None:
         place = Path(temporary)
         sources = [Source(path=library / name) for name in ("argparse.py", "ast.py", "inspect.py", "heapq.py")]
         corpus = prepare(sources, place / "corpus", vocab_size=_VOCABULARY, seed=1)
-        for mix in given.mixes.split(","):
-            for seed in range(given.seeds):
-                folder = place / f"{mix}-{seed}"
-                folder.mkdir()
-                found.append(measured(folder, corpus, mix, seed, given))
+        for seed in range(given.seeds):
+            folder = place / str(seed)
+            folder.mkdir()
+            model = base(corpus, seed, given)
+            for mix in given.mixes.split(","):
+                found.append({"seed": seed, **measured(model, folder, corpus, mix, given)})
                 if not given.json:
                     _tell(found[-1])
-            rates = [one["after"]["win_rate"] for one in found if one["mix"] == mix]
-            if not given.json:
-                print(f"{mix}: win rate {statistics.mean(rates):.3f}, least {min(rates):.3f}, {len(rates)} seeds")
     if given.json:
         print(json.dumps(found, indent=2))
+        return
+    for mix in given.mixes.split(","):
+        rates = [one["after"]["win_rate"] for one in found if one["mix"] == mix]
+        print(
+            f"{mix}: win rate {statistics.mean(rates):.3f} ({min(rates):.3f} to {max(rates):.3f}, {len(rates)} seeds)"
+        )
 
 
 def _tell(one: dict[str, Any]) -> None:
