@@ -164,6 +164,26 @@ class Rule(BaseModel):
         return self
 
 
+class TutorOptions(BaseModel):
+    """A larger model that speaks; see trainer.tutors. A key is named, never given."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    folder: Path | None = Field(default=None, description="A checkpoint of ours, or a folder of transformers")
+    url: str | None = Field(default=None, description="An endpoint of OpenAI's interface, up to and with /v1")
+    model: str | None = Field(default=None, min_length=1, description="Of an endpoint")
+    key_variable: str | None = Field(default=None, description="Environment variable that holds the endpoint's key")
+    key_file: Path | None = Field(default=None, description="File that holds the endpoint's key")
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Self:
+        if (self.folder is None) == (self.url is None) or (self.url is None) != (self.model is None):
+            raise ValueError("a tutor is either a folder, or the url and model of an endpoint")
+        if (self.key_variable and self.key_file) or (self.url is None and (self.key_variable or self.key_file)):
+            raise ValueError("an endpoint's key is in a variable or in a file, and a folder has none")
+        return self
+
+
 class PreferenceOptions(BaseModel):
     """Of learning from preferences."""
 
@@ -175,6 +195,14 @@ class PreferenceOptions(BaseModel):
     examiner: tuple[Rule, ...] = Field(
         default=(), description="Rules that judge the result; without them, all that need no setting and did not train"
     )
+    judge_model: TutorOptions | None = Field(default=None, description="A language model that chooses, not rules")
+    examiner_model: TutorOptions | None = Field(default=None, description="A language model that judges the result")
+    votes: int = Field(
+        default=2, ge=1, le=64, description="Of a language model: on an answer, and on each order of two"
+    )
+    tutor: TutorOptions | None = Field(default=None, description="A larger model that answers beside the student")
+    tutor_samples: int = Field(default=1, ge=0, le=1024, description="Answers of the tutor to each prompt")
+    revise: bool = Field(default=False, description="The tutor improves chosen answers; kept where the judge agrees")
     losses: tuple[LossTerm, ...] = Field(default=(LossTerm(loss="sigmoid_norm", beta=2.0),), min_length=1)
     rounds: int = Field(
         default=2, ge=1, le=1000, description="Of answers and training, which share the tokens; given pairs are one"
@@ -190,10 +218,16 @@ class PreferenceOptions(BaseModel):
     def _goes_together(self) -> Self:
         if (self.prompts is None) == (self.pairs is None):
             raise ValueError("say either prompts or pairs")
-        if self.prompts is not None and not self.judge:
-            raise ValueError('answers to prompts need a judge: [{"rule": "exact"}], for example')
-        if self.pairs is not None and self.judge:
-            raise ValueError("given pairs are not judged again")
+        if self.prompts is not None and bool(self.judge) == (self.judge_model is not None):
+            raise ValueError('answers to prompts need one judge: rules, as [{"rule": "exact"}], or a language model')
+        if self.pairs is not None and (self.judge or self.judge_model or self.tutor):
+            raise ValueError("given pairs have no judge and no tutor")
+        if self.examiner and self.examiner_model:
+            raise ValueError("the result has one examiner: rules or a language model")
+        if self.examiner_model is not None and self.examiner_model == self.judge_model:
+            raise ValueError("the result is judged by what did not train it; both are one model")
+        if self.revise and self.tutor is None:
+            raise ValueError("only a tutor revises answers")
         if both := {rule.rule for rule in self.judge} & {rule.rule for rule in self.examiner}:
             raise ValueError(f"the result is judged by what did not train it; both have {', '.join(sorted(both))}")
         for name, rules in (("judge", self.judge), ("examiner", self.examiner)):

@@ -107,7 +107,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--steps", type=int, default=40, help="of a round")
     parser.add_argument("--samples", type=int, default=8)
-    parser.add_argument("--sums", type=int, default=400, help="steps on sums before")
+    parser.add_argument("--sums", type=int, default=500, help="steps on sums before")
     parser.add_argument("--wrong", type=float, default=0.5, help="share of them that is wrong")
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--json", action="store_true")

@@ -371,9 +371,45 @@ def test_given_pairs_are_learnt_and_what_does_not_go_together_is_refused(
         run([stage.model_copy(update={"pairs": tmp_path / "none"})], tiny, corpus.directory, tmp_path, start=start)
     for wrong, why in (
         ({}, "either prompts or pairs"),
-        ({"prompts": file}, "need a judge"),
-        ({"pairs": file, "judge": [{"rule": "exact"}]}, "not judged again"),
+        ({"prompts": file}, "need one judge"),
+        ({"pairs": file, "judge": [{"rule": "exact"}]}, "no judge and no tutor"),
         ({"prompts": file, "judge": [{"rule": "exact"}], "examiner": [{"rule": "exact"}]}, "did not train it"),
+        ({"prompts": file, "judge_model": {"url": "http://a/v1"}}, "url and model"),
+        ({"prompts": file, "judge": [{"rule": "exact"}], "revise": True}, "only a tutor"),
     ):
         with pytest.raises(ValidationError, match=why):
             Preference.model_validate(wrong)
+
+
+def test_language_models_answer_choose_and_examine_and_one_that_says_nonsense_chooses_nothing(
+    corpus: Corpus, tiny: Architecture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def say(question: Question, sample: int) -> str:
+        if len(question.messages) != 2 or question.messages[0].role != "system":
+            return "5"
+        shown = _shown(question)
+        if "answer" in shown:
+            marks = {"correctness": 10 if shown["answer"] == "5" else 1, "helpfulness": 3, "safety": 2, "style": 3}
+            return json.dumps({"ticket": _ticket(question), **marks})
+        choice = "first" if shown["first"] == "5" else "second" if shown["second"] == "5" else "neither"
+        return json.dumps({"ticket": _ticket(question), "better": choice})
+
+    opened = {"judge": Scripted(say), "tutor": Scripted(say)}
+    monkeypatch.setattr("trainer.preference.table.opened", lambda options, answers: opened[options.model])
+    start = seal(HybridLM(tiny, seed=1), tmp_path / "base", corpus.tokenizer)
+    (tmp_path / "prompts.jsonl").write_text("".join(f'{{"prompt": "Say five, {n}"}}\n' for n in range(15)))
+    models = {name: {"url": "http://a/v1", "model": name} for name in opened}
+    stage = Preference.model_validate(
+        {"prompts": tmp_path / "prompts.jsonl", "judge_model": models["judge"], "tutor": models["tutor"], "rounds": 1}
+        | {"tokens": 40 * 4 * 64, "batch": 4, "sequence": 64, "max_tokens": 3, "samples": 2, "learning_rate": 1e-2}
+    )
+    _, (outcome,) = run([stage], tiny, corpus.directory, tmp_path / "out", start=start)
+    (made,) = (tmp_path / "out").glob("00-*/round-00/pairs.jsonl")
+    pairs = read_pairs(made)
+    assert {(pair.chosen, pair.provenance["chosen"]["author"]) for pair in pairs} == {("5", "scripted")}
+    assert pairs[0].provenance["judge"] == "language model scripted, verified"
+    assert outcome.after["judge_score"] > outcome.before["judge_score"]
+    assert (outcome.after["judge/agreement"], outcome.after["judge/position_flips"]) == (1, 0)
+    opened["judge"] = Scripted(lambda question, sample: "nonsense")
+    with pytest.raises(PreferenceError, match="no two answers"):
+        run([stage], tiny, corpus.directory, tmp_path / "other", start=start)

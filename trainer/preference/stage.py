@@ -19,22 +19,17 @@ from trainer.errors import CheckpointError
 from trainer.files import fsync_directory, write_text
 from trainer.generation import SamplingParams
 from trainer.model import HybridLM
-from trainer.options import PreferenceOptions, Rule
+from trainer.options import PreferenceOptions
 from trainer.preference.batches import PairBatch, PairCorpus, encode, kept_reference, logprobs_of, sides
-from trainer.preference.judges import Case, Judge, RuleJudge, total
+from trainer.preference.judges import Case, Judge, total
 from trainer.preference.losses import preference_loss
-from trainer.preference.pairs import make_pairs
-from trainer.preference.rollouts import of_student
+from trainer.preference.pairs import make_pairs, revised
+from trainer.preference.rollouts import of_student, of_tutor
 from trainer.preference.rows import Pair, PreferenceError, cases_of, read_cases, read_pairs, written
+from trainer.preference.table import Table
 from trainer.recipe import Recipe
 from trainer.stage import Outcome, Workspace
 
-_PLAIN: tuple[Literal["exact", "number", "repetition", "profanity"], ...] = (
-    "exact",
-    "number",
-    "repetition",
-    "profanity",
-)
 _EXAMINED = 1_000_000_007  # seeds of the answers that are examined
 
 
@@ -88,14 +83,15 @@ class Preference(Recipe, PreferenceOptions):
         if workspace.start is None:
             raise CheckpointError("there is no model to train", advice="put a pretraining stage before it")
         cases, pairs = self._read()
-        examination = self._examination(workspace, cases)
+        table = Table.of(self, workspace.directory.parent / "answers")
+        examination = self._examination(workspace, cases, table)
         learnt = [case for case in cases if case.draw >= self.held_out]
         given = None if pairs is None else [pair for pair in pairs if Case(pair.prompt).draw >= self.held_out]
         if not learnt:
             raise PreferenceError("all prompts are held out", advice="give more prompts, or lower `held_out`")
         checkpoint, ends = workspace.start, list[Ended]()
         for number in range(1 if given is not None else self.rounds):
-            one = _Round(self, number, checkpoint, learnt, given, workspace)
+            one = _Round(self, number, checkpoint, learnt, given, table, workspace)
             ends.append(one.perform())
             checkpoint = Checkpoint(workspace.sealed / ends[-1].checkpoint)
         after = workspace.ranks.once(lambda: examination.figures(checkpoint))
@@ -126,16 +122,14 @@ class Preference(Recipe, PreferenceOptions):
         pairs = read_pairs(self.pairs)
         return cases_of(pairs), pairs
 
-    def _examination(self, workspace: Workspace, cases: Sequence[Case]) -> "_Examination":
+    def _examination(self, workspace: Workspace, cases: Sequence[Case], table: Table) -> "_Examination":
         held_out = [case for case in cases if case.draw < self.held_out]
         if self.held_out and not held_out:
             raise PreferenceError(
                 f"none of {len(cases)} prompts is held out for the win rate",
                 advice="give more prompts, or raise `held_out`; 0 goes without a win rate",
             )
-        used = {rule.rule for rule in self.judge}
-        rules = self.examiner or tuple(Rule(rule=name) for name in _PLAIN if name not in used)
-        return _Examination(self, workspace, held_out, RuleJudge(rules), RuleJudge(self.judge) if self.judge else None)
+        return _Examination(self, workspace, held_out, table.examiner, table.judge)
 
 
 @dataclass
@@ -180,6 +174,7 @@ class _Round:
     begun: Checkpoint
     cases: list[Case]
     given: list[Pair] | None
+    table: Table
     workspace: Workspace
 
     @property
@@ -252,7 +247,15 @@ class _Round:
         tokenizer, template = self.workspace.corpus.tokenizer, _template(self.workspace)
         sampling = stage.sampling(stage.seed * 1009 + self.number)
         answers = of_student(model, tokenizer, template, asked, sampling, stage.samples)
-        pairs, figures = make_pairs(asked, answers, RuleJudge(stage.judge), margin=stage.margin)
+        table = self.table
+        assert table.judge is not None
+        if table.tutor is not None and stage.tutor_samples:
+            theirs = of_tutor(table.tutor, asked, sampling, stage.tutor_samples)
+            answers = [ours + more for ours, more in zip(answers, theirs, strict=True)]
+        pairs, figures = make_pairs(asked, answers, table.judge, margin=stage.margin)
+        if table.tutor is not None and stage.revise:
+            pairs = revised(pairs, table.tutor, table.judge, sampling.model_copy(update={"temperature": 0.0}))
+            figures["revised"] = float(sum("revised_by" in pair.provenance for pair in pairs))
         origin = {"round": self.number, "model": self.begun.directory.name, "seed": sampling.seed}
         return [replace(pair, provenance={**origin, **pair.provenance}) for pair in pairs], figures
 

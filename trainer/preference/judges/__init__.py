@@ -4,7 +4,7 @@ from trainer.preference.judges.bias import bias
 from trainer.preference.judges.port import Case, Comparison, Criterion, Judge, Marks, Vote, total
 from trainer.preference.judges.rules import RuleJudge
 from trainer.preference.judges.spoken import CRITERIA, SpokenJudge
-from trainer.preference.judges.verified import Verified, Verifier
+from trainer.preference.judges.verified import Verified, Verifier, verifiable
 
 __all__ = [
     "CRITERIA",
@@ -20,4 +20,5 @@ __all__ = [
     "Vote",
     "bias",
     "total",
+    "verifiable",
 ]

@@ -57,6 +57,11 @@ def number(case: Case, text: str) -> float:
     return float(wanted is not None and wanted == found)
 
 
+def is_number(text: str) -> bool:
+    """Whether it is a number and nothing else."""
+    return _NUMBER.fullmatch(_THOUSANDS.sub("", text.strip())) is not None
+
+
 def _last_number(text: str) -> float | None:
     found = _NUMBER.findall(_THOUSANDS.sub("", text))
     return float(found[-1]) if found else None
