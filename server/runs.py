@@ -7,7 +7,9 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, mod
 
 from server.stage_options import RunName, check
 
-StageName = Literal["teacher", "pretrain", "extend", "sft", "rl", "qat", "ptq"]
+StageName = Literal["teacher", "pretrain", "extend", "sft", "preference", "rl", "qat", "ptq"]
+
+_ARTIFACTS = ("prompts", "pairs")  # options
 
 
 class WorkState(StrEnum):
@@ -67,6 +69,11 @@ class StageRequest(_Value):
         """sha256 of the uploaded files that it reads beside the corpus."""
         named = self.options.get("data", ())
         return (named,) if isinstance(named, str) else tuple(map(str, named)) if isinstance(named, list | tuple) else ()
+
+    def artifacts(self) -> dict[str, str]:
+        """The sha256 of each uploaded file that an option names."""
+        named = {option: self.options.get(option) for option in _ARTIFACTS}
+        return {option: sha256 for option, sha256 in named.items() if isinstance(sha256, str)}
 
 
 def _all_stages() -> tuple[StageRequest, ...]:

@@ -8,7 +8,7 @@ from typing import Annotated, NamedTuple, Self
 
 from pydantic import AfterValidator, BaseModel, Field, JsonValue, StringConstraints, create_model
 
-from trainer.options import DistilOptions, ExtendOptions, PtqOptions, QatOptions, SftOptions
+from trainer.options import DistilOptions, ExtendOptions, PreferenceOptions, PtqOptions, QatOptions, SftOptions
 from trainer.recipe import Recipe
 from trainer.rewards import Arithmetic, ReasoningGym
 from trainer.rl.options import RlOptions
@@ -89,6 +89,20 @@ class SftStage(_Trains, SftOptions):
     )
 
 
+_Artifact = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="sha256 of an uploaded artifact")]
+
+
+class PreferenceStage(_Trains, PreferenceOptions):
+    """Of the stage `preference`; files are artifacts, judges are rules: a user names no model for the server to ask."""
+
+    sequence: int = Field(default=256, ge=16)
+    prompts: _Artifact | None = None  # type: ignore[assignment]  # the trainer's is a Path
+    pairs: _Artifact | None = None  # type: ignore[assignment]  # the trainer's is a Path
+    judge_model: None = None
+    examiner_model: None = None
+    tutor: None = None
+
+
 class QatStage(_Trains, QatOptions):
     """Of the stage `qat`."""
 
@@ -106,6 +120,7 @@ STAGES: dict[str, type[BaseModel]] = {
     "extend": ExtendStage,
     "rl": RlStage,
     "sft": SftStage,
+    "preference": PreferenceStage,
     "qat": QatStage,
     "ptq": PtqStage,
 }

@@ -1,7 +1,7 @@
 """From what a run asks of a stage to the trainer's stage."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -10,19 +10,21 @@ from device_agent.contracts import Blame, FulcrumError, Quantisation
 from search.numerics import scheme_of
 from server.runs import StageRequest
 from trainer.extend import Extend
+from trainer.preference.stage import Preference
 from trainer.pretrain import Pretrain, Teacher
 from trainer.ptq import Ptq
 from trainer.qat import Qat
 from trainer.rl.stage import Rl
 from trainer.sft import Sft
 
-AnyStage = Teacher | Pretrain | Extend | Sft | Rl | Qat | Ptq
+AnyStage = Teacher | Pretrain | Extend | Sft | Preference | Rl | Qat | Ptq
 STAGE_KINDS: dict[str, type[AnyStage]] = {
     "teacher": Teacher,
     "pretrain": Pretrain,
     "extend": Extend,
     "rl": Rl,
     "sft": Sft,
+    "preference": Preference,
     "qat": Qat,
     "ptq": Ptq,
 }
@@ -44,6 +46,10 @@ def stage_of(
 ) -> AnyStage:
     """The stage asked for, after those `before` it; `teacher` is the folder of the teacher that the request names,
     `data` are the files that it does.
+    files: Mapping[str, Path] | None = None,
+) -> AnyStage:
+    """The stage asked for, after those `before` it; `teacher` is the folder of the teacher that the request names, and
+    `files` are the artifacts that it names, by option.
 
     What quantises rounds as the search's Programs do, and a context is stretched from the one that the model was
     trained on, unless the options say otherwise.
@@ -58,6 +64,7 @@ def stage_of(
         given["teacher"] = teacher
     if data:
         given["data"] = tuple(data)
+    given |= files or {}
     try:
         stage = STAGE_KINDS[request.name].model_validate(given)
     except ValidationError as wrong:

@@ -106,6 +106,8 @@ class _Run:
             taught = None if named is None else teachers.folder(self._services.database, home, named)
             data = [self._services.artifacts.path(sha256) for sha256 in request.data]
             stages.append(stage_of(request, self._search.quantisation, taught, stages, data))
+            files = {option: self._services.artifacts.path(sha256) for option, sha256 in request.artifacts.items()}
+            stages.append(stage_of(request, self._search.quantisation, taught, stages, files))
         return stages
 
     def _should_stop(self) -> Callable[[], bool]:

@@ -18,6 +18,7 @@ from server.stage_options import STAGES
 from server.teachers import folder
 from server.worker.stages import STAGE_KINDS, StageRefused, stage_of
 from trainer.extend import Extend
+from trainer.preference.stage import Preference
 from trainer.pretrain import Teacher
 
 USUAL = spec("c").quantisation
@@ -41,6 +42,8 @@ def test_every_option_of_a_stage_can_be_asked_for_and_none_is_a_path(kind: str) 
         ("extend", {"theta": 1e6}, "options"),
         ("teacher", {"temperature": 1}, "options/temperature"),
         ("pretrain", {"teacher": "/etc"}, "options/teacher"),
+        ("preference", {"prompts": "/etc/passwd", "judge": [{"rule": "exact"}]}, "options/prompts"),
+        ("preference", {"pairs": "ab" * 32, "examiner_model": {"folder": "/etc"}}, "options/examiner_model"),
         ("pretrain", {"teacher": "run:a/../b"}, "options/teacher"),
         ("pretrain", {"cached": True, "beta": 0.5}, "options"),
         ("pretrain", {"tokens": 5}, ""),
@@ -53,6 +56,15 @@ def test_mistakes_are_placed(name: str, options: dict[str, Any], place: str) -> 
     with pytest.raises(ValidationError) as caught:
         StageRequest.model_validate({"name": name, "options": options})
     assert ["/".join(map(str, mistake["loc"])) for mistake in caught.value.errors()] == [place]
+
+
+def test_files_of_a_stage_are_artifacts() -> None:
+    options: dict[str, JsonValue] = {"prompts": "ab" * 32, "judge": [{"rule": "exact"}]}
+    request = StageRequest(name="preference", options=options)
+    assert request.artifacts == {"prompts": "ab" * 32}
+    stage = stage_of(request, USUAL, files={"prompts": Path("kept") / ("ab" * 32)})
+    assert isinstance(stage, Preference)
+    assert stage.prompts == Path("kept") / ("ab" * 32)
 
 
 def test_mistakes_in_options_are_problems(client: TestClient) -> None:

@@ -62,21 +62,28 @@ class PairCorpus(Corpus):
 
 
 def encode(pairs: Sequence[Pair], template: ChatTemplate, sequence: int) -> list[Row]:
-    """The rows of those pairs that fit into `sequence` tokens.
+    """The rows of those pairs that fit into `sequence` tokens and that the template takes.
 
     Raises:
         PreferenceError: none of them does.
-        ChatError: the template does not keep a chat's tokens when an answer is added, or refuses it.
     """
-    rows = [_row(pair, template) for pair in pairs]
-    fitting = [row for row in rows if len(row.inputs) <= sequence]
-    if not fitting:
-        shortest = min((len(row.inputs) for row in rows), default=0)
+    rows, why = [], ""
+    for pair in pairs:
+        try:
+            row = _row(pair, template)
+        except ChatError as refused:
+            why = refused.message  # one answer that forges a special token must not end a training
+            continue
+        if len(row.inputs) <= sequence:
+            rows.append(row)
+        else:
+            why = f"this one has {len(row.inputs)}"
+    if not rows:
         raise PreferenceError(
-            f"none of {len(pairs)} pairs fits into {sequence} tokens; the shortest has {shortest}",
-            advice="raise `sequence`, or lower `max_tokens`",
+            f"none of {len(pairs)} pairs fits into {sequence} tokens and the chat template; the last: {why}",
+            advice="raise `sequence`, lower `max_tokens`, or correct the pairs",
         )
-    return fitting
+    return rows
 
 
 def batched(rows: Sequence[Row], numbers: Sequence[int], reference: Tensor) -> PairBatch:

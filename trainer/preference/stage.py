@@ -197,7 +197,7 @@ class _Round:
         corpus = PairCorpus(self.workspace.corpus, rows, reference)
         train(model, corpus, self.stage.of_round(self.number), self._loss, run)
         rewards = ranks.once(lambda: logprobs_of(model, rows) - reference)
-        figures = made | _margins(rewards) | {"too_long": float(made["pairs"] - len(rows))}
+        figures = made | _margins(rewards) | {"left_out": float(made["pairs"] - len(rows))}
         sealed = self.workspace.seal(model)
         ended = Ended(
             begun=self.begun.directory.name, checkpoint=sealed.directory.name, figures=figures, seconds=run.seconds
@@ -218,7 +218,10 @@ class _Round:
         file = self.folder / "round.json"
         if not file.exists():
             return None
-        ended = Ended.model_validate_json(file.read_text())
+        try:
+            ended = Ended.model_validate_json(file.read_text())
+        except ValueError as wrong:
+            raise PreferenceError(f"{file} is damaged", advice="delete it: its round is trained again") from wrong
         there = (self.workspace.sealed / ended.checkpoint).is_dir()
         return ended if there and ended.begun == self.begun.directory.name else None
 
