@@ -236,8 +236,10 @@ class _Round:
         pairs, made = (self.given, {"pairs": float(len(self.given))}) if self.given is not None else self._judged(model)
         if not pairs:
             raise PreferenceError(
-                f"round {self.number}: no two answers to any of {len(self.cases)} prompts differ for the judge",
-                advice="ask for more `samples`, a higher `temperature` or a smaller `margin`; or the task is learnt",
+                f"round {self.number}: no two answers to any of {len(self.cases)} prompts differ for the judge, "
+                f"which could not mark {made.get('unmarked', 0):.0f} of them",
+                advice="ask for more `samples`, a higher `temperature` or a smaller `margin`, or another judge; "
+                "or the task is learnt",
             )
         _write(file, written(pairs))
         _write(figures, json.dumps({"begun": self.begun.directory.name, **made}, indent=2))

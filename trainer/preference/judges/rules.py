@@ -35,8 +35,9 @@ class RuleJudge:
         return [self._marks(case, text) for case, text in asked]
 
     def compare(self, asked: Sequence[tuple[Case, str, str]]) -> list[Comparison]:
-        """See `Judge`; a rule has one vote, whatever the order."""
-        return [Comparison((Vote(self._preferred(*one)),)) for one in asked]
+        """See `Judge`; rules vote alike in both orders."""
+        votes = [self._preferred(*one) for one in asked]
+        return [Comparison((Vote(vote), Vote(vote, swapped=True))) for vote in votes]
 
     def _marks(self, case: Case, text: str) -> Marks:
         return {name: rule(case, text) for name, rule in self._rules.items()}
