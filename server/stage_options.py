@@ -6,9 +6,9 @@ A path of a user would be read by the server; where the trainer takes a folder, 
 import re
 from typing import Annotated, NamedTuple, Self
 
-from pydantic import AfterValidator, BaseModel, Field, JsonValue, StringConstraints, create_model
+from pydantic import AfterValidator, BaseModel, Field, JsonValue, StringConstraints, create_model, field_validator
 
-from trainer.options import DistilOptions, ExtendOptions, PreferenceOptions, PtqOptions, QatOptions, SftOptions
+from trainer.options import DistilOptions, ExtendOptions, PreferenceOptions, PtqOptions, QatOptions, Rule, SftOptions
 from trainer.recipe import Recipe
 from trainer.rewards import Arithmetic, ReasoningGym
 from trainer.rl.options import RlOptions
@@ -101,6 +101,13 @@ class PreferenceStage(_Trains, PreferenceOptions):
     judge_model: None = None
     examiner_model: None = None
     tutor: None = None
+
+    @field_validator("judge", "examiner")
+    @classmethod
+    def _ends_in_time(cls, rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
+        if any(rule.rule == "format" for rule in rules):
+            raise ValueError("a regular expression may take for ever: format is for `fulcrum train`")
+        return rules
 
 
 class QatStage(_Trains, QatOptions):

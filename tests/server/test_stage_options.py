@@ -43,6 +43,7 @@ def test_every_option_of_a_stage_can_be_asked_for_and_none_is_a_path(kind: str) 
         ("teacher", {"temperature": 1}, "options/temperature"),
         ("pretrain", {"teacher": "/etc"}, "options/teacher"),
         ("preference", {"prompts": "/etc/passwd", "judge": [{"rule": "exact"}]}, "options/prompts"),
+        ("preference", {"prompts": "ab" * 32, "judge": [{"rule": "format", "pattern": "(a+)+b"}]}, "options/judge"),
         ("preference", {"pairs": "ab" * 32, "examiner_model": {"folder": "/etc"}}, "options/examiner_model"),
         ("pretrain", {"teacher": "run:a/../b"}, "options/teacher"),
         ("pretrain", {"cached": True, "beta": 0.5}, "options"),
