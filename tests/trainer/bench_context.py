@@ -150,6 +150,16 @@ def table(theta: float, runs: list[dict[str, dict[str, Any]]]) -> None:
             print(f"{name:34}{int(length):>8,}" + "".join(f"{cell:>16}" for cell in cells))
 
 
+def positions(runs: list[dict[str, dict[str, Any]]]) -> None:
+    longest = str(LENGTHS[-1])
+    edges = [bucket["end"] for bucket in runs[0]["not trained on"][longest]["by_position"]]
+    print(f"\nBits per byte by position at {LENGTHS[-1]:,}, up to position")
+    print(f"{'':34}" + "".join(f"{edge:>16,}" for edge in edges))
+    for name in runs[0]:
+        columns = zip(*([b["bits_per_byte"] for b in run[name][longest]["by_position"]] for run in runs), strict=True)
+        print(f"{name:34}" + "".join(f"{interval(list(column)):>16}" for column in columns))
+
+
 def differences(runs: list[dict[str, dict[str, Any]]]) -> None:
     longest = str(LENGTHS[-1])
     print(f"\nYaRN less the others within a seed, at {LENGTHS[-1]:,} (recall: more is better; bits/byte: less is)")
@@ -191,6 +201,7 @@ def main() -> None:
     )
     for theta, runs in results.items():
         table(theta, runs)
+        positions(runs)
         differences(runs)
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     print(f"\n{os.cpu_count()} cores, load {load}, torch {torch.__version__}")
