@@ -9,7 +9,7 @@ from server.stage_options import RunName, check
 
 StageName = Literal["teacher", "pretrain", "extend", "sft", "preference", "rl", "qat", "ptq"]
 
-_ARTIFACTS = ("prompts", "pairs")  # options
+_ARTIFACTS = ("data", "prompts", "pairs")  # options that name uploaded files
 
 
 class WorkState(StrEnum):
@@ -65,15 +65,14 @@ class StageRequest(_Value):
         return RunName.parse(named) if isinstance(named, str) else None
 
     @property
-    def data(self) -> tuple[str, ...]:
-        """sha256 of the uploaded files that it reads beside the corpus."""
-        named = self.options.get("data", ())
-        return (named,) if isinstance(named, str) else tuple(map(str, named)) if isinstance(named, list | tuple) else ()
-
-    def artifacts(self) -> dict[str, str]:
+    def artifacts(self) -> dict[str, tuple[str, ...]]:
         """The sha256 of each uploaded file that an option names."""
-        named = {option: self.options.get(option) for option in _ARTIFACTS}
-        return {option: sha256 for option, sha256 in named.items() if isinstance(sha256, str)}
+        named = {option: self.options[option] for option in _ARTIFACTS if self.options.get(option)}
+        return {
+            option: (value,) if isinstance(value, str) else tuple(map(str, value))
+            for option, value in named.items()
+            if isinstance(value, str | list | tuple)
+        }
 
 
 def _all_stages() -> tuple[StageRequest, ...]:

@@ -89,15 +89,12 @@ class SftStage(_Trains, SftOptions):
     )
 
 
-_Artifact = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="sha256 of an uploaded artifact")]
-
-
 class PreferenceStage(_Trains, PreferenceOptions):
     """Of the stage `preference`; files are artifacts, judges are rules: a user names no model for the server to ask."""
 
     sequence: int = Field(default=256, ge=16)
-    prompts: _Artifact | None = None  # type: ignore[assignment]  # the trainer's is a Path
-    pairs: _Artifact | None = None  # type: ignore[assignment]  # the trainer's is a Path
+    prompts: _Sha256 | None = None  # type: ignore[assignment]  # the trainer's is a Path
+    pairs: _Sha256 | None = None  # type: ignore[assignment]  # the trainer's is a Path
     judge_model: None = None
     examiner_model: None = None
     tutor: None = None
@@ -125,9 +122,9 @@ STAGES: dict[str, type[BaseModel]] = {
     "teacher": TeacherStage,
     "pretrain": PretrainStage,
     "extend": ExtendStage,
-    "rl": RlStage,
     "sft": SftStage,
     "preference": PreferenceStage,
+    "rl": RlStage,
     "qat": QatStage,
     "ptq": PtqStage,
 }

@@ -22,9 +22,9 @@ STAGE_KINDS: dict[str, type[AnyStage]] = {
     "teacher": Teacher,
     "pretrain": Pretrain,
     "extend": Extend,
-    "rl": Rl,
     "sft": Sft,
     "preference": Preference,
+    "rl": Rl,
     "qat": Qat,
     "ptq": Ptq,
 }
@@ -42,11 +42,7 @@ def stage_of(
     quantisation: Quantisation,
     teacher: Path | None = None,
     before: Sequence[AnyStage] = (),
-    data: Sequence[Path] = (),
-) -> AnyStage:
-    """The stage asked for, after those `before` it; `teacher` is the folder of the teacher that the request names,
-    `data` are the files that it does.
-    files: Mapping[str, Path] | None = None,
+    files: Mapping[str, Sequence[Path]] | None = None,
 ) -> AnyStage:
     """The stage asked for, after those `before` it; `teacher` is the folder of the teacher that the request names, and
     `files` are the artifacts that it names, by option.
@@ -62,9 +58,8 @@ def stage_of(
         given["tokens"] = request.tokens
     if teacher is not None:
         given["teacher"] = teacher
-    if data:
-        given["data"] = tuple(data)
-    given |= files or {}
+    for option, paths in (files or {}).items():
+        given[option] = tuple(paths) if isinstance(request.options[option], list) else paths[0]
     try:
         stage = STAGE_KINDS[request.name].model_validate(given)
     except ValidationError as wrong:

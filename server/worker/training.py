@@ -104,9 +104,8 @@ class _Run:
         for request in self._claimed.spec.stages:
             named, home = request.teacher, self._services.settings.home
             taught = None if named is None else teachers.folder(self._services.database, home, named)
-            data = [self._services.artifacts.path(sha256) for sha256 in request.data]
-            stages.append(stage_of(request, self._search.quantisation, taught, stages, data))
-            files = {option: self._services.artifacts.path(sha256) for option, sha256 in request.artifacts.items()}
+            path = self._services.artifacts.path
+            files = {option: [path(sha256) for sha256 in named] for option, named in request.artifacts.items()}
             stages.append(stage_of(request, self._search.quantisation, taught, stages, files))
         return stages
 

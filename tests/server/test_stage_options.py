@@ -62,8 +62,8 @@ def test_mistakes_are_placed(name: str, options: dict[str, Any], place: str) -> 
 def test_files_of_a_stage_are_artifacts() -> None:
     options: dict[str, JsonValue] = {"prompts": "ab" * 32, "judge": [{"rule": "exact"}]}
     request = StageRequest(name="preference", options=options)
-    assert request.artifacts == {"prompts": "ab" * 32}
-    stage = stage_of(request, USUAL, files={"prompts": Path("kept") / ("ab" * 32)})
+    assert request.artifacts == {"prompts": ("ab" * 32,)}
+    stage = stage_of(request, USUAL, files={"prompts": [Path("kept") / ("ab" * 32)]})
     assert isinstance(stage, Preference)
     assert stage.prompts == Path("kept") / ("ab" * 32)
 
@@ -78,9 +78,9 @@ def test_mistakes_in_options_are_problems(client: TestClient) -> None:
 def test_options_reach_the_stage() -> None:
     asked: dict[str, JsonValue] = {"schedule": "cosine", "temperature": 3.0, "teacher": "run:one"}
     stage = stage_of(StageRequest(name="pretrain", tokens=7, options=asked), USUAL, Path("/there"))
-    chats = StageRequest(name="sft", options={"data": "a" * 64, "epochs": 2})
-    assert chats.data == ("a" * 64,)
-    assert stage_of(chats, USUAL, data=[Path("/kept")]).model_dump(include={"data", "epochs"}) == {
+    chats = StageRequest(name="sft", options={"data": ["a" * 64], "epochs": 2})
+    assert chats.artifacts == {"data": ("a" * 64,)}
+    assert stage_of(chats, USUAL, files={"data": [Path("/kept")]}).model_dump(include={"data", "epochs"}) == {
         "data": (Path("/kept"),),
         "epochs": 2,
     }
