@@ -116,7 +116,7 @@ def row(what: str, pairs: list[tuple[dict[str, float], dict[str, float]]]) -> di
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=150, help=f"of {BATCH} answers, {SAMPLES} a problem")
+    parser.add_argument("--steps", type=int, default=80, help=f"of {BATCH} answers, {SAMPLES} a problem")
     parser.add_argument("--rate", type=float, default=3e-4, help="learning rate of the stage rl")
     parser.add_argument("--base-tokens", type=int, default=1_200_000)
     parser.add_argument("--wrong", type=float, default=0.6, help="share of the lines that are off by one")
