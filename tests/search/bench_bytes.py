@@ -16,8 +16,9 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
+from typing import get_args
 
-from device_agent.contracts import MeasureJob, Program, Protocol, Quantisation
+from device_agent.contracts import KvCache, MeasureJob, Program, Protocol, Quantisation
 from device_agent.runner.build import build
 from device_agent.runner.output import parse_measure
 from device_agent.runner.plan import measure_plan
@@ -45,9 +46,9 @@ class Files:
         return name
 
 
-def measured(runner: Path, program: Program, directory: Path, prompt: int) -> tuple[int, int]:
+def measured(runner: Path, program: Program, directory: Path, prompt: int, kv: KvCache) -> tuple[int, int]:
     """(baseline, peak above it) in bytes of one run."""
-    protocol = Protocol(prefill_tokens=prompt, decode_tokens=1, warmup=0, repetitions=1)
+    protocol = Protocol(prefill_tokens=prompt, decode_tokens=1, warmup=0, repetitions=1, kv_cache=kv)
     job = MeasureJob(program=program, protocol=protocol)
     plan = directory / "plan"
     plan.write_text(measure_plan(job, {file: str(directory / file) for file in program.files}))
@@ -56,8 +57,8 @@ def measured(runner: Path, program: Program, directory: Path, prompt: int) -> tu
     return block.baseline_bytes, block.peak_bytes - block.baseline_bytes
 
 
-def row(name: str, architecture: Architecture, context: int, chunk: int, prompt: int, runner: Path) -> str:
-    deployment = Deployment(context=context, chunk=chunk)
+def row(name: str, architecture: Architecture, context: int, chunk: int, prompt: int, kv: KvCache, runner: Path) -> str:
+    deployment = Deployment(context=context, chunk=chunk, kv=kv)
     with tempfile.TemporaryDirectory(prefix="fulcrum-bytes-") as scratch:
         directory = Path(scratch)
         program = export_model(
@@ -66,13 +67,14 @@ def row(name: str, architecture: Architecture, context: int, chunk: int, prompt:
             prefill_chunk=chunk,
             quantisation=Quantisation(),
             store=Files(directory),
+            kv_cache=kv,
         )
         (file,) = program.files
         rows, unexplained = account(contents(directory / file), architecture, deployment.scheme, context)
         assert total(rows) + unexplained == program.files[file]
-        baseline, peak = measured(runner, program, directory, prompt)
+        baseline, peak = measured(runner, program, directory, prompt, kv)
     guess = predicted_peak(architecture, deployment)
-    model = total(file_rows(architecture, deployment.scheme, context))
+    model = total(file_rows(architecture, deployment.scheme, context, kv))
     return (
         f"{name:11s} {context:7d} {prompt:7d} {program.files[file] / 1e6:9.2f} {model / 1e6:9.2f} {unexplained:6d}"
         f" {guess / 1e6:10.1f} {peak / 1e6:9.1f} {peak / guess - 1:+7.1%} {(PROMISE - peak) / 1e6:9.1f}"
@@ -87,10 +89,11 @@ def main() -> None:
     parser.add_argument("--chunk", type=int, default=128)
     parser.add_argument("--fill", action="store_true", help="fill 32K, too")
     parser.add_argument("--short", action="store_true", help="fill nothing")
+    parser.add_argument("--kv", choices=get_args(KvCache), default="float32", help="type of the KV cache")
     args = parser.parse_args()
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     print(
-        f"{os.cpu_count()} cores, load {load}; 4g32, float32 KV; the empty runner is taken as {EMPTY_RUNNER / 1e6} MB"
+        f"{os.cpu_count()} cores, load {load}; 4g32, {args.kv} KV; the empty runner is taken as {EMPTY_RUNNER / 1e6} MB"
     )
     print("shape       context  prompt   file MB  modelled  stray  predicted  measured   error  left MB  base MB")
     with tempfile.TemporaryDirectory(prefix="fulcrum-runner-") as scratch:
@@ -100,7 +103,7 @@ def main() -> None:
                 full = args.fill or (context <= 4096 and not args.short)
                 prompt = context - 1 if full else min(SHORT, context - 1)
                 start = time.monotonic()
-                line = row(shape, architecture_of(shape), context, args.chunk, prompt, runner)
+                line = row(shape, architecture_of(shape), context, args.chunk, prompt, args.kv, runner)
                 print(f"{line}  ({time.monotonic() - start:.0f} s)", flush=True)
 
 
