@@ -15,14 +15,14 @@ from trainer.evaluate.retrieval import Kind
 from trainer.model import HybridLM
 from trainer.options import ExtendOptions
 from trainer.recipe import Recipe
-from trainer.stage import Outcome, Workspace
+from trainer.stage import Outcome, ReadsNoFiles, Workspace
 
 _KINDS: tuple[Kind, ...] = ("needle", "key_value")
 _EVALUATED = 8 * 4096  # tokens of text behind each figure, at least one window
 _EPISODES = 16
 
 
-class Extend(Recipe, ExtendOptions):
+class Extend(Recipe, ExtendOptions, ReadsNoFiles):
     """Continues training at `sequence` tokens a window, under rotary tables made for them.
 
     yarn: as arXiv 2309.00071, of the length the model was first trained on, however often it was stretched before.

@@ -13,7 +13,6 @@ from pydantic import Field, TypeAdapter, ValidationError
 from trainer.architecture import Architecture
 from trainer.checkpoint import Checkpoint, Rolling
 from trainer.data import Corpus
-from trainer.dialogues.dialogues import fingerprint as content
 from trainer.engine import Run, never
 from trainer.errors import CheckpointError, CorpusError
 from trainer.extend import Extend
@@ -27,7 +26,6 @@ from trainer.recipe import Recipe
 from trainer.rl.stage import Rl
 from trainer.sft import Sft
 from trainer.stage import Outcome, Stage, Workspace
-from trainer.teachers.folder import identity
 
 AnyStage = Annotated[Teacher | Pretrain | Extend | Sft | Preference | Rl | Qat | Ptq, Field(discriminator="kind")]
 """A stage as it is written in JSON, told apart by `kind`."""
@@ -155,18 +153,11 @@ def _kept(file: Path, directory: Path) -> Outcome | None:
 def _fingerprint(stage: Stage, workspace: Workspace) -> str:
     known: dict[str, Any] = {
         "stage": json.loads(stage.model_dump_json()),
+        "reads": stage.reads(),
         "architecture": workspace.architecture.hash,
         "corpus": workspace.corpus.meta["key"],
         "checkpoints": {kind: found.directory.name for kind, found in workspace.checkpoints.items()},
     }
-    if isinstance(stage, Pretrain) and stage.teacher is not None:
-        known["teacher"] = identity(stage.teacher)
-    if isinstance(stage, Sft):
-        known["data"] = content(stage.data)
-    if isinstance(stage, Rl) and (tasks := stage.tasks.identity()):
-        known["tasks"] = tasks
-    if isinstance(stage, Preference):
-        known["preferences"] = stage.content()
     if workspace.start is not None:
         known["start"] = workspace.start.directory.name
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()

@@ -13,14 +13,14 @@ from trainer.errors import TeacherError
 from trainer.model import HybridLM
 from trainer.options import DistilOptions
 from trainer.recipe import Recipe
-from trainer.stage import Outcome, Workspace
+from trainer.stage import Outcome, ReadsNoFiles, Workspace
 from trainer.step import Loss
 from trainer.teachers.cache import Plan, TeacherCache, teach
 from trainer.teachers.folder import identity, open_teacher
 from trainer.teachers.teacher import LiveTeacher
 
 
-class Teacher(Recipe):
+class Teacher(Recipe, ReadsNoFiles):
     """Trains a wider model of the same blocks on hard labels; later stages learn from it."""
 
     changes_model: ClassVar[bool] = False
@@ -45,6 +45,10 @@ class Pretrain(Recipe, DistilOptions):
 
     kind: Literal["pretrain"] = "pretrain"
     tokens: int = Field(default=320_000, ge=1)
+
+    def reads(self) -> dict[str, str]:
+        """The teacher that is named."""
+        return {} if self.teacher is None else {"teacher": identity(self.teacher)}
 
     def perform(self, workspace: Workspace) -> Outcome:
         """Train the model.

@@ -12,10 +12,10 @@ from trainer.gptq import post_training
 from trainer.options import PtqOptions
 from trainer.quantise import quantised
 from trainer.rounded import chosen, watch
-from trainer.stage import Outcome, Workspace
+from trainer.stage import Outcome, ReadsNoFiles, Workspace
 
 
-class Ptq(PtqOptions):
+class Ptq(PtqOptions, ReadsNoFiles):
     """Rounds the model without training it; the full-precision weights stay beside the integers.
 
     Before: the full-precision model. After: the rounded one.

@@ -24,11 +24,11 @@ from trainer.recipe import Recipe
 from trainer.rounded import chosen
 from trainer.rounding import Noise, RoundedAdamW, in_bfloat16
 from trainer.scales import search_scales
-from trainer.stage import Outcome, Workspace
+from trainer.stage import Outcome, ReadsNoFiles, Workspace
 from trainer.step import Loss
 
 
-class Qat(Recipe, QatOptions):
+class Qat(Recipe, QatOptions, ReadsNoFiles):
     """Trains the model under the rounding of deployment.
 
     Before: the full-precision model rounded to nearest. After: the trained model, rounded as it was trained.

@@ -8,6 +8,7 @@ from pydantic import Field
 from trainer.chat import template_of
 from trainer.data import Batch, Corpus
 from trainer.dialogues import Dialogues
+from trainer.dialogues.dialogues import fingerprint
 from trainer.engine import hard_labels, train
 from trainer.errors import CheckpointError
 from trainer.evaluate.reading import losses
@@ -36,6 +37,10 @@ class Sft(Recipe, SftOptions):
     batch: int = Field(default=16, ge=1)
     learning_rate: float = Field(default=3e-3, gt=0)
     decay: float = Field(default=1.0, ge=0, le=1)
+
+    def reads(self) -> dict[str, str]:
+        """The files of conversations."""
+        return dict(zip(map(str, self.data), fingerprint(self.data), strict=True))
 
     def perform(self, workspace: Workspace) -> Outcome:
         """Train the model.

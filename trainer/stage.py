@@ -62,6 +62,14 @@ class Workspace:
         return held_out(model, self.corpus, sequence=sequence)
 
 
+class ReadsNoFiles:
+    """Of stages that read checkpoints and the corpus alone."""
+
+    def reads(self) -> dict[str, str]:
+        """See `Stage.reads`."""
+        return {}
+
+
 class Stage(Protocol):
     """A lever. Its fields are what determines it: an equal stage on equal inputs is not run twice."""
 
@@ -71,6 +79,14 @@ class Stage(Protocol):
     @property
     def kind(self) -> str:
         """Its name: what later stages find its checkpoint under."""
+        ...
+
+    def reads(self) -> dict[str, str]:
+        """By name, the hashes of what it reads beside checkpoints and corpus; with other content it is another stage.
+
+        Raises:
+            TrainerError: something is not there, or cannot be read.
+        """
         ...
 
     def model_dump_json(self) -> str:

@@ -65,7 +65,7 @@ class Preference(Recipe, PreferenceOptions):
     weight_decay: float = Field(default=0.0, ge=0)
     decay: float = Field(default=1.0, ge=0, le=1)
 
-    def content(self) -> dict[str, str]:
+    def reads(self) -> dict[str, str]:
         """What the files hold that it reads.
 
         Raises:

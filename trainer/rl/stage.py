@@ -61,6 +61,11 @@ class Rl(Recipe, RlOptions):
             raise ValueError("ema, spikes, evaluate_every and compile are of stages that read a corpus")
         return self
 
+    def reads(self) -> dict[str, str]:
+        """The files of problems, if they come from some."""
+        known = self.tasks.identity()
+        return {"tasks": known} if known else {}
+
     def perform(self, workspace: Workspace) -> Outcome:
         """Train the model.
 
