@@ -7,10 +7,12 @@ YaRN's tables.
 
 The first training begins with retrieval alone in windows of 64. Then, and in all that follows, half of the windows are
 haystacks: the standard library's source with up to 16 needles, a key and a value of one token each from 16 kept for
-each, asked for at the end (as MQAR, arXiv 2312.04927); only answers count there. A guess is right 1 time in 16.
-Evaluated on held-out text, with other needles. Each RoPE
-base is a table of its own: at 1,000,000, LFM2's, plain training may do; at 10,000 it has more to learn. Intervals
-are 95 % (Student's t) over seeds of weights, order and needles.
+each, asked for at the end (as MQAR, arXiv 2312.04927); only answers count there. A guess is right 1 time in 16. A seed
+whose model has not learnt to retrieve by then is counted, and left out.
+
+Evaluated on held-out text, with other needles. Each RoPE base is a table of its own: at 1,000,000, LFM2's, plain
+training may do; at 10,000 it has more to learn. Intervals are 95 % (Student's t) over seeds of weights, order and
+needles.
 """
 
 import argparse
@@ -125,6 +127,10 @@ def done(corpus_dir: Path, theta: float, seed: int, tokens: int, more: int, coun
     return found
 
 
+LEARNT = 0.9
+"""Recall at the first length of a model that retrieves; one that does not has nothing to lose at longer ones."""
+
+
 def interval(values: list[float]) -> str:
     mean = statistics.fmean(values)
     if len(values) < 2:
@@ -200,9 +206,12 @@ def main() -> None:
         f"{LENGTHS[1]:,} and {LENGTHS[2]:,}; {given.seeds} seeds"
     )
     for theta, runs in results.items():
-        table(theta, runs)
-        positions(runs)
-        differences(runs)
+        learnt = [run for run in runs if run["not trained on"][str(ORIGINAL)]["recall"] >= LEARNT]
+        print(f"\nRoPE base {theta:,.0f}: {len(learnt)} of {len(runs)} models learnt to retrieve at {ORIGINAL}")
+        if learnt:
+            table(theta, learnt)
+            positions(learnt)
+            differences(learnt)
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     print(f"\n{os.cpu_count()} cores, load {load}, torch {torch.__version__}")
     print(f"{time.monotonic() - begun:.0f} s in {given.processes} processes")
