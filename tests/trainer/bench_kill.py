@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import torch
-from test_kill import killed_over_and_over
+from test_killed_training import killed_over_and_over
 
 from trainer.architecture import Architecture, Attention, ShortConv
 from trainer.data import prepare
