@@ -75,7 +75,7 @@ def _packed() -> Batch:
 def test_each_document_is_read_on_its_own(kind: str, tmp_path: Path) -> None:
     corpus, batch = _Corpus(), _packed()
     folder = _saved(kind, tmp_path, corpus)
-    teacher = open_teacher(folder, corpus)  # type: ignore[arg-type]  # a corpus of nothing but a tokenizer
+    teacher = open_teacher(folder, corpus)
     assert isinstance(teacher, OurTeacher if kind == "lfm2" else TransformersTeacher)
     theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     found, whole = teacher.top_k(batch, 9), teacher.logits(teacher.hidden(batch))
@@ -95,17 +95,17 @@ def test_folders_that_cannot_teach_say_why(tmp_path: Path) -> None:
     corpus = _Corpus()
     folder = _saved("gpt2", tmp_path / "gpt2", corpus)
     known = identity(folder)
-    teacher = open_teacher(folder, corpus)  # type: ignore[arg-type]
+    teacher = open_teacher(folder, corpus)
     long = torch.zeros(1, 33, dtype=torch.int64)
     with pytest.raises(TeacherError, match="at most 32 tokens"):
         teacher.top_k(Batch(long, long, long, torch.arange(1)), 4)
 
     (folder / "tokenizer.json").rename(folder / "elsewhere.json")
     with pytest.raises(TeacherError, match=r"no tokenizer\.json"):
-        open_teacher(folder, corpus)  # type: ignore[arg-type]
+        open_teacher(folder, corpus)
     train_tokenizer(["quite another text"], 280).save(str(folder / "tokenizer.json"))
     with pytest.raises(TeacherError, match="another vocabulary"):
-        open_teacher(folder, corpus)  # type: ignore[arg-type]
+        open_teacher(folder, corpus)
     assert identity(folder) != known
 
     (folder / "elsewhere.json").replace(folder / "tokenizer.json")
@@ -113,11 +113,11 @@ def test_folders_that_cannot_teach_say_why(tmp_path: Path) -> None:
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:5000])
     with pytest.raises(TeacherError, match="cannot be loaded by transformers"):
-        open_teacher(folder, corpus)  # type: ignore[arg-type]
+        open_teacher(folder, corpus)
     config = (folder / "config.json").read_text()
     (folder / "config.json").write_text(config.replace('"gpt2"', '"of-another-time"'))
     with pytest.raises(TeacherError, match="cannot be loaded by transformers"):
-        open_teacher(folder, corpus)  # type: ignore[arg-type]
+        open_teacher(folder, corpus)
 
 
 def test_weights_that_are_not_there_are_never_made_up(tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_weights_that_are_not_there_are_never_made_up(tmp_path: Path) -> None:
     config = (folder / "config.json").read_text()
     (folder / "config.json").write_text(config.replace('"num_hidden_layers": 2', '"num_hidden_layers": 3'))
     with pytest.raises(TeacherError, match="lack or misshape"):
-        open_teacher(folder, corpus)  # type: ignore[arg-type]
+        open_teacher(folder, corpus)
 
 
 def test_without_transformers_its_teachers_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,7 +134,7 @@ def test_without_transformers_its_teachers_are_refused(tmp_path: Path, monkeypat
     folder = _saved("llama", tmp_path, corpus)
     monkeypatch.setitem(__import__("sys").modules, "transformers", None)
     with pytest.raises(TeacherError, match="not installed") as refused:
-        open_teacher(folder, corpus)  # type: ignore[arg-type]
+        open_teacher(folder, corpus)
     assert "teachers" in refused.value.advice
 
 
@@ -146,5 +146,5 @@ def test_code_that_a_folder_brings_is_never_run(tmp_path: Path) -> None:
     mapped = '{"auto_map": {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"},'
     (folder / "config.json").write_text(config.replace("{", mapped, 1))
     with pytest.raises(TeacherError):
-        open_teacher(folder, corpus)  # type: ignore[arg-type]
+        open_teacher(folder, corpus)
     assert not (tmp_path / "ran").exists()

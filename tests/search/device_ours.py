@@ -80,7 +80,7 @@ def composed(architecture: Architecture, disk: Disk, kv_cache: KvCache = "float1
     """The Program with random weights, and the seconds that its export took now."""
     start = time.perf_counter()
     with ThreadPoolExecutor(1) as pool:
-        [exported] = export_candidates([architecture], spec_of(architecture, kv_cache), disk, disk, pool)  # type: ignore[arg-type]
+        [exported] = export_candidates([architecture], spec_of(architecture, kv_cache), disk, disk, pool)
     if isinstance(exported, Exception):
         raise exported
     return exported.program, time.perf_counter() - start

@@ -64,7 +64,7 @@ def trained(way: str, seed: int, steps: int, rate: float, corpus: Path, base: Pa
     stage = Rl(
         tasks=TASKS,
         style="plain",
-        curriculum=CurriculumOptions(sampling=way),  # type: ignore[arg-type]
+        curriculum=CurriculumOptions(sampling=way),
         tokens=steps * BATCH * SEQUENCE,
         batch=BATCH,
         sequence=SEQUENCE,
