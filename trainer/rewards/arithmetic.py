@@ -1,4 +1,4 @@
-"""Arithmetic of our own: levels from one-digit sums to expressions of several steps, as `12+7=`."""
+"""Arithmetic of our own: levels from odd and even to expressions of several steps, as `12+7=`."""
 
 import random
 from collections.abc import Callable
@@ -33,6 +33,30 @@ def _multiply(left: int, right: int) -> _Draw:
     def draw(dice: random.Random) -> tuple[str, Fraction]:
         a, b = _number(dice, left), _number(dice, right)
         return f"{a}*{b}", Fraction(a * b)
+
+    return draw
+
+
+def _parity(digits: int) -> _Draw:
+    def draw(dice: random.Random) -> tuple[str, Fraction]:
+        a = _number(dice, digits)
+        return f"{a}%2", Fraction(a % 2)
+
+    return draw
+
+
+def _larger(digits: int) -> _Draw:
+    def draw(dice: random.Random) -> tuple[str, Fraction]:
+        a, b = _number(dice, digits), _number(dice, digits)
+        return f"max({a},{b})", Fraction(max(a, b))
+
+    return draw
+
+
+def _next(digits: int) -> _Draw:
+    def draw(dice: random.Random) -> tuple[str, Fraction]:
+        a = _number(dice, digits)
+        return f"{a}+1", Fraction(a + 1)
 
     return draw
 
@@ -73,6 +97,9 @@ def _number(dice: random.Random, digits: int) -> int:
 
 
 _LEVELS: dict[str, _Draw] = {
+    "parity-3": _parity(3),
+    "larger-2": _larger(2),
+    "next-3": _next(3),
     "add-1": _add(1),
     "sum-1": _add_or_subtract(1),
     "sum-2": _add_or_subtract(2),
