@@ -69,6 +69,12 @@ class NoWinner(Conflict):
     slug = "no-winner"
 
 
+class StagesApart(Unacceptable):
+    """A stage needs what none before it makes."""
+
+    slug = "stages-apart"
+
+
 class TeacherNotReady(Conflict):
     """A stage names a run as its teacher that trains still, or trained nothing of the kind."""
 

@@ -10,7 +10,7 @@ from server import events, idempotency, metrics, teachers
 from server.api.views import RunView, StageMetrics
 from server.clock import Clock, Ids, new_id, utc_now
 from server.database import Database
-from server.errors import NotFound, NoWinner
+from server.errors import NotFound, NoWinner, StagesApart
 from server.ledger import load_profiles, stages_of
 from server.queue.store import JobQueue
 from server.runs import Progress, RunSpec, StageRecord, TokenCheck, WorkState
@@ -18,6 +18,7 @@ from server.searches import require_phone, search_row
 from server.series import LIMIT
 from server.tables import CandidateRow, RunRow, SearchRow, StageRow
 from trainer.architecture import Architecture
+from trainer.options import LACKING, lacking
 
 _ROUTE = "POST /v1/runs"
 
@@ -37,6 +38,7 @@ class Runbook:
             UnknownPhone: the phone is not registered.
             PhoneNotReady: the phone could not take work now.
             TeacherNotReady, TeacherUnfit: a run that a stage names as its teacher cannot be one.
+            StagesApart: a stage needs what none before it makes.
             KeyReused: the key came before with another spec.
         """
         with self._database.write() as session:
@@ -48,6 +50,7 @@ class Runbook:
             candidate = _candidate(session, search, spec.candidate)
             phone = spec.phone or SearchSpec.model_validate_json(search.spec_json).phones[0]
             require_phone(session, phone, now)
+            _require_together(spec)
             teachers.require(session, spec.stages, candidate.architecture)
             row = RunRow(
                 id=self._ids(),
@@ -64,7 +67,7 @@ class Runbook:
             )
             session.add(row)
             for position, stage in enumerate(spec.stages):
-                body = StageRecord(name=stage.name).model_dump_json()
+                body = StageRecord(name=stage.name, makes=stage.lever.makes).model_dump_json()
                 session.add(StageRow(run_id=row.id, position=position, body_json=body))
             idempotency.remember(session, _ROUTE, key, spec, row.id, now)
             events.record(session, now, "run", row.id, spec.search)
@@ -126,6 +129,14 @@ class Runbook:
                 self._queue.cancel_for(session, run=run)
                 events.record(session, self._clock(), "run", run, row.search_id)
             return _view(session, row)
+
+
+def _require_together(spec: RunSpec) -> None:
+    missing = lacking(stage.lever for stage in spec.stages)
+    if missing is not None:
+        position, what = missing
+        words, advice = LACKING[what]
+        raise StagesApart(f"stage {position + 1}, {spec.stages[position].name}, needs {words}", advice=advice)
 
 
 def _candidate(session: Session, search: SearchRow, number: int | None) -> Candidate:

@@ -6,10 +6,13 @@ from typing import Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from server.stage_options import RunName, check
+from trainer.options import Lever, Made
 
-StageName = Literal["teacher", "pretrain", "extend", "sft", "preference", "rl", "qat", "ptq"]
+StageName = Literal["teacher", "pretrain", "extend", "synthesise", "sft", "preference", "rl", "qat", "ptq"]
 
 _ARTIFACTS = ("data", "prompts", "pairs")  # options that name uploaded files
+
+_UNTRAINED = {"ptq": "calibration_windows", "synthesise": "a limit of seeds"}
 
 
 class WorkState(StrEnum):
@@ -53,10 +56,15 @@ class StageRequest(_Value):
     def _options_are_known(self) -> "StageRequest":
         if "tokens" in self.options:
             raise ValueError("tokens stand beside the options of a stage, not among them")
-        if self.name == "ptq" and self.tokens is not None:
-            raise ValueError("the stage ptq trains on no tokens; it has calibration_windows")
+        if self.name in _UNTRAINED and self.tokens is not None:
+            raise ValueError(f"the stage {self.name} trains on no tokens; it has {_UNTRAINED[self.name]}")
         check(self.name, self.options)
         return self
+
+    @property
+    def lever(self) -> Lever:
+        """The options, as the stage's own."""
+        return check(self.name, self.options)
 
     @property
     def teacher(self) -> RunName | None:
@@ -96,14 +104,22 @@ class RunSpec(_Value):
 
 
 class StageRecord(_Value):
-    """One stage of a run: its figures before and after, and the checkpoint it left."""
+    """One stage of a run: its figures before and after, and the checkpoint or the conversations it left."""
 
     name: str
+    makes: Made = Field(default="model", description="What later stages find of it")
     state: WorkState = WorkState.QUEUED
     before: dict[str, float] = Field(default_factory=dict)
     after: dict[str, float] = Field(default_factory=dict)
     seconds: float | None = None
     checkpoint: str | None = Field(default=None, description="Path inside the run's directory")
+    data: str | None = Field(default=None, description="Path of conversations inside the run's directory")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_earlier_versions(cls, given: object) -> object:
+        """They wrote down the name alone, and had one stage that makes no model."""
+        return {"makes": "teacher", **given} if isinstance(given, dict) and given.get("name") == "teacher" else given
 
 
 class MetricPoint(_Value):

@@ -4,14 +4,37 @@ A path of a user would be read by the server; where the trainer takes a folder, 
 """
 
 import re
-from typing import Annotated, NamedTuple, Self
+from typing import Annotated, Any, NamedTuple, Self
 
-from pydantic import AfterValidator, BaseModel, Field, JsonValue, StringConstraints, create_model, field_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    JsonValue,
+    StringConstraints,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    create_model,
+    field_validator,
+)
 
-from trainer.options import DistilOptions, ExtendOptions, PreferenceOptions, PtqOptions, QatOptions, Rule, SftOptions
+from trainer.options import (
+    DistilOptions,
+    ExtendOptions,
+    Lever,
+    PreferenceOptions,
+    PtqOptions,
+    QatOptions,
+    Rule,
+    SftOptions,
+    TeacherOptions,
+)
 from trainer.recipe import Recipe
 from trainer.rewards import Arithmetic, ReasoningGym
 from trainer.rl.options import RlOptions
+from trainer.synthesis import recipe as recipes
+from trainer.synthesis.filters import Agreement, Code, Judge, Length, NearDuplicate, Verified
+from trainer.synthesis.options import Own, SynthesisOptions
+from trainer.synthesis.seeds import Documents, Problems, Topics
 
 _RUN = re.compile(r"run:(?P<run>[^\x00/]{1,128})(/(?P<stage>[a-z]{1,32}))?")
 
@@ -43,20 +66,12 @@ def _named(text: str) -> str:
 _Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
-def _some(given: tuple[str, ...]) -> tuple[str, ...]:
-    if not given:
-        raise ValueError("name at least one file, by the sha256 that it was uploaded as")
-    return given
-
-
 class _Trains(Recipe):
     tokens: int = Field(default=1, ge=1)  # a StageRequest has its own
 
 
-class TeacherStage(_Trains):
+class TeacherStage(_Trains, TeacherOptions):
     """Of the stage `teacher`."""
-
-    widen: float = Field(default=1.5, gt=1, le=16)
 
 
 class PretrainStage(_Trains, DistilOptions):
@@ -81,11 +96,46 @@ class RlStage(_Trains, RlOptions):
     sequence: int = Field(default=96, ge=8)
 
 
+class _Problems(Problems):
+    tasks: Annotated[Arithmetic | ReasoningGym, Field(discriminator="kind")]  # files are not taken
+
+
+_Seeds = Annotated[Topics | _Problems, Field(discriminator="kind")]
+# A regular expression of a user may take for ever, and what is decontaminated by are files.
+_Filter = Annotated[Length | Verified | Code | Agreement | Judge | NearDuplicate, Field(discriminator="kind")]
+
+
+class SynthesisRecipe(recipes.Recipe):
+    """A recipe that reads none of the server's files."""
+
+    seeds: _Seeds
+    filters: tuple[_Filter, ...] = ()
+
+
+def _shipped(given: object, inline: ValidatorFunctionWrapHandler) -> Any:
+    """A recipe that is given inline, or by the name of one that is shipped and reads no documents."""
+    if not isinstance(given, str):
+        return inline(given)
+    if given not in recipes.shipped() or isinstance((read := recipes.read_recipe(given)).seeds, Documents):
+        raise ValueError(
+            "give a recipe inline, or name one that is shipped and reads no documents; paths are not taken"
+        )
+    return read
+
+
+class SynthesiseStage(SynthesisOptions):
+    """Of the stage `synthesise`: tutors are the run's own models, and recipes read no files."""
+
+    recipe: Annotated[SynthesisRecipe, WrapValidator(_shipped)]
+    tutor: Own = "teacher"
+    judge: Own | None = None
+
+
 class SftStage(_Trains, SftOptions):
     """Of the stage `sft`."""
 
-    data: Annotated[tuple[_Sha256, ...], AfterValidator(_some)] = Field(  # type: ignore[assignment]  # the trainer's are paths
-        description="sha256 of uploaded files of conversations"
+    data: tuple[_Sha256, ...] = Field(  # type: ignore[assignment]  # the trainer's are paths
+        default=(), description="sha256 of uploaded files of conversations; without any, what `synthesise` made"
     )
 
 
@@ -118,10 +168,11 @@ class PtqStage(PtqOptions):
     seed: int = 0
 
 
-STAGES: dict[str, type[BaseModel]] = {
+STAGES: dict[str, type[Lever]] = {
     "teacher": TeacherStage,
     "pretrain": PretrainStage,
     "extend": ExtendStage,
+    "synthesise": SynthesiseStage,
     "sft": SftStage,
     "preference": PreferenceStage,
     "rl": RlStage,
@@ -133,10 +184,11 @@ STAGES: dict[str, type[BaseModel]] = {
 _AS_FIELD = {name: create_model(name, options=(options, ...)) for name, options in STAGES.items()}
 
 
-def check(stage: str, options: dict[str, JsonValue]) -> None:
-    """Refuse options that the stage does not have, or that are out of bounds.
+def check(stage: str, options: dict[str, JsonValue]) -> Lever:
+    """The options as the stage's own; those that it does not have, or that are out of bounds, are refused.
 
     Raises:
         ValidationError: each mistake, under `options`.
     """
-    _AS_FIELD[stage].model_validate({"options": options})
+    found: Lever = _AS_FIELD[stage].model_validate({"options": options}).options  # type: ignore[attr-defined]
+    return found

@@ -59,21 +59,23 @@ def _row(session: Session, name: RunName) -> RunRow:
 
 
 def _checkpoint(session: Session, row: RunRow, name: RunName) -> str:
-    """The last of the stage that is named; else of the last full-precision model, or what else was trained."""
+    """The last of the stage that is named, or as `teacher` of any that made the teacher; else the last full-precision
+    model, or what else was trained."""
     if not WorkState(row.state).final:
         raise TeacherNotReady(
             f"run {row.id} is {row.state}: what it trains is not settled",
             advice=f"Wait until it has ended: fulcrum run watch {row.id}",
         )
-    made = [(stage.name, stage.checkpoint) for stage in stages_of(session, row.id) if stage.checkpoint is not None]
+    stages = stages_of(session, row.id)
+    found_as = [(s.name if s.makes == "model" else s.makes, s.checkpoint) for s in stages if s.checkpoint is not None]
     if name.stage is not None:
-        found = [checkpoint for kind, checkpoint in made if kind == name.stage]
+        found = [checkpoint for known_as, checkpoint in found_as if known_as == name.stage]
     else:
-        models = [(kind, checkpoint) for kind, checkpoint in made if kind != "teacher"]
+        models = [(known_as, checkpoint) for known_as, checkpoint in found_as if known_as != "teacher"]
         full = [checkpoint for kind, checkpoint in models if kind not in _ROUNDED]
         found = full or [checkpoint for _, checkpoint in models]
     if not found:
-        known = ", ".join(kind for kind, _ in made) or "nothing"
+        known = ", ".join(known_as for known_as, _ in found_as) or "nothing"
         raise TeacherNotReady(
             f"run {row.id} has trained no {name.stage or 'model'}",
             advice=f"It has trained {known}; name what it has as run:{row.id}/STAGE.",

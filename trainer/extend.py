@@ -1,6 +1,6 @@
 """Lever 3: a model's context is stretched, and the model trained on until it uses it."""
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -32,8 +32,6 @@ class Extend(Recipe, ExtendOptions, ReadsNoFiles):
     Before and after: bits per byte at the original length and at the new one, and recall at the new one, in all and by
     quarters of the context.
     """
-
-    changes_model: ClassVar[bool] = True
 
     kind: Literal["extend"] = "extend"
     tokens: int = Field(default=2_000_000, ge=1)

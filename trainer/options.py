@@ -1,19 +1,67 @@
 """What can be chosen of the stages. Free of torch: a server checks it before anything runs."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, Protocol, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from trainer.precision import EIGHT, FOUR, Precision, Scheme
 
+Made = Literal["model", "teacher", "data"]
+"""What a stage makes for those after it: the model so far, the teacher, or conversations."""
+
 CANDIDATES = (Precision(bits=4, group_size=128), Precision(bits=4, group_size=64), FOUR, EIGHT)
+LACKING: dict[Made, tuple[str, str]] = {
+    "model": ("a model, and no stage before it makes one", "put a pretraining stage before it"),
+    "teacher": ("a teacher of the pipeline, and no stage before it makes one", "put the stage teacher before it"),
+    "data": ("conversations, and no stage before it makes any", "name files as `data`, or put synthesise before it"),
+}
+"""What a stage needs, in words, and what to do about it."""
 
 
-class _Rounded(BaseModel):
+class Combined(Protocol):
+    """How a stage goes together with others."""
+
+    @property
+    def makes(self) -> Made:
+        """What later stages find of it."""
+        ...
+
+    @property
+    def needs(self) -> frozenset[Made]:
+        """What stages before it must have made, unless it is there from the beginning."""
+        ...
+
+
+class Lever(BaseModel):
+    """What is chosen of a stage. See `Combined`: most make a model out of the model so far."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    @property
+    def makes(self) -> Made:
+        """See `Combined`."""
+        return "model"
+
+    @property
+    def needs(self) -> frozenset[Made]:
+        """See `Combined`."""
+        return frozenset({"model"})
+
+
+def lacking(stages: Iterable[Combined], have: Iterable[Made] = ()) -> tuple[int, Made] | None:
+    """The first of `stages`, by position, that needs what is not there yet, and what; None where all go together."""
+    made = set(have)
+    for position, stage in enumerate(stages):
+        if wanting := sorted(stage.needs - made):
+            return position, wanting[0]
+        made.add(stage.makes)
+    return None
+
+
+class _Rounded(Lever):
     scheme: Scheme = Scheme()
     byte_budget: int | None = Field(
         default=None, ge=1, description="Of all matrices in a Program: choose the precision of each by what it costs"
@@ -24,10 +72,24 @@ class _Rounded(BaseModel):
     calibration_windows: int = Field(default=64, ge=1, le=65_536, description="Windows of training text to look at")
 
 
-class DistilOptions(BaseModel):
-    """Of learning from a teacher."""
+class TeacherOptions(Lever):
+    """Of the pipeline's own teacher."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    widen: float = Field(default=1.5, gt=1, le=16, description="Width, FFN width and heads, relative to the model's")
+
+    @property
+    def makes(self) -> Made:
+        """See `Combined`."""
+        return "teacher"
+
+    @property
+    def needs(self) -> frozenset[Made]:
+        """See `Combined`."""
+        return frozenset()
+
+
+class DistilOptions(Lever):
+    """Of learning from a teacher."""
 
     teacher: Path | None = Field(
         default=None,
@@ -46,6 +108,11 @@ class DistilOptions(BaseModel):
     cached: bool = Field(
         default=False, description="Ask the teacher once, before training, and keep its top K for other students"
     )
+
+    @property
+    def needs(self) -> frozenset[Made]:
+        """See `Combined`."""
+        return frozenset()
 
     @model_validator(mode="after")
     def _a_cache_holds_top_k(self) -> Self:
@@ -89,10 +156,8 @@ class Phase(BaseModel):
     share: float = Field(gt=0, le=1, description="Of the training's tokens, relative to the other phases'")
 
 
-class ExtendOptions(BaseModel):
+class ExtendOptions(Lever):
     """Of stretching the context."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     original: int | None = Field(default=None, ge=64, description="Tokens of the context the model was trained on")
     method: Literal["yarn", "base", "plain"] = "yarn"
@@ -110,18 +175,31 @@ class ExtendOptions(BaseModel):
         return self
 
 
-class SftOptions(BaseModel):
+class SftOptions(Lever):
     """Of training on conversations."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    data: tuple[Path, ...] = Field(min_length=1, description="JSONL or Parquet of conversations; several with [a, b]")
+    data: tuple[Path, ...] = Field(
+        default=(),
+        description="JSONL or Parquet of conversations; several with [a, b]; "
+        "without any, what the last stage `synthesise` made",
+    )
+    of: Literal["model", "teacher"] = Field(default="model", description="Who is trained")
     epochs: float | None = Field(default=None, gt=0, le=1000, description="Times each is read, in the place of tokens")
     held_out: float = Field(default=0.1, ge=0, lt=1, description="Share of prompts that figures are taken of")
     on_bad: Literal["refuse", "skip"] = Field(default="refuse", description="What becomes of rows that are malformed")
     long: Literal["cut", "refuse"] = Field(
         default="cut", description="What becomes of conversations longer than a window"
     )
+
+    @property
+    def makes(self) -> Made:
+        """See `Combined`."""
+        return self.of
+
+    @property
+    def needs(self) -> frozenset[Made]:
+        """See `Combined`."""
+        return frozenset({self.of} if self.data else {self.of, "data"})
 
     @field_validator("data", mode="before")
     @classmethod
@@ -184,10 +262,8 @@ class TutorOptions(BaseModel):
         return self
 
 
-class PreferenceOptions(BaseModel):
+class PreferenceOptions(Lever):
     """Of learning from preferences."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     prompts: Path | None = Field(default=None, description="JSONL of prompts that the model answers in every round")
     pairs: Path | None = Field(default=None, description="JSONL of pairs to learn from, in the place of prompts")

@@ -2,32 +2,35 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter
 
 from trainer.architecture import Architecture
-from trainer.checkpoint import Checkpoint, Rolling
+from trainer.checkpoint import Checkpoint
 from trainer.data import Corpus
+from trainer.dialogues.dialogues import fingerprint
 from trainer.engine import Run, never
 from trainer.errors import CheckpointError, CorpusError
 from trainer.extend import Extend
-from trainer.files import fsync_directory, write_text
+from trainer.once import once
+from trainer.options import LACKING, lacking
 from trainer.preference.stage import Preference
 from trainer.pretrain import Pretrain, Teacher
 from trainer.ptq import Ptq
 from trainer.qat import Qat
 from trainer.ranks import Ranks
-from trainer.recipe import Recipe
 from trainer.rl.stage import Rl
 from trainer.sft import Sft
 from trainer.stage import Outcome, Stage, Workspace
+from trainer.synthesis.stage import Synthesise
 
-AnyStage = Annotated[Teacher | Pretrain | Extend | Sft | Preference | Rl | Qat | Ptq, Field(discriminator="kind")]
+AnyStage = Annotated[
+    Teacher | Pretrain | Extend | Synthesise | Sft | Preference | Rl | Qat | Ptq, Field(discriminator="kind")
+]
 """A stage as it is written in JSON, told apart by `kind`."""
 
 StageReport = Callable[[int, int, int, dict[str, float]], None]
@@ -83,6 +86,7 @@ def run(
     Raises:
         TrainerError: see trainer.errors; after Interrupted the same call carries on.
     """
+    _require_all(stages)
     corpus = Corpus.open(corpus_dir)
     if corpus.vocab_size != architecture.vocab_size:
         raise CorpusError(
@@ -97,13 +101,8 @@ def run(
     outcomes: list[Outcome] = []
     for index, stage in enumerate(stages):
         heard = _heard(report, index) if ranks.first else _unheard
-        outcome = _once(stage, index, replace(workspace, report=heard), directory)
-        checkpoint = Checkpoint(directory / outcome.checkpoint)
-        workspace = replace(
-            workspace,
-            checkpoints={**workspace.checkpoints, stage.kind: checkpoint},
-            start=checkpoint if stage.changes_model else workspace.start,
-        )
+        outcome = once(stage, _place(stage, index, workspace), replace(workspace, report=heard))
+        workspace = _followed(workspace, stage, outcome)
         outcomes.append(outcome)
         if ranks.first:
             finished(index, outcome)
@@ -112,42 +111,33 @@ def run(
     return workspace.start, outcomes
 
 
-def _once(stage: Stage, index: int, workspace: Workspace, directory: Path) -> Outcome:
-    place = directory / f"{index:02d}-{stage.kind}-{_fingerprint(stage, workspace)[:16]}"
-    ranks = workspace.ranks
-    kept = ranks.once(lambda: _kept(place / "outcome.json", directory))
-    if kept is None:
-        outcome = _perform(stage, replace(workspace, directory=place / "training"))
-        relative = outcome.model_copy(update={"checkpoint": outcome.checkpoint.relative_to(directory)})
-        kept = ranks.once(lambda: _keep(relative, place))
-    ranks.once(Rolling(place / "training").clear)
-    return kept
+def _place(stage: Stage, index: int, workspace: Workspace) -> Path:
+    return workspace.home / f"{index:02d}-{stage.kind}-{_fingerprint(stage, workspace)[:16]}"
 
 
-def _perform(stage: Stage, workspace: Workspace) -> Outcome:
-    """Ranks share the work of a stage that trains; any other is done by the first."""
-    if isinstance(stage, Recipe):
-        return stage.perform(workspace)
-    return workspace.ranks.once(lambda: stage.perform(replace(workspace, ranks=Ranks.alone())))
+def _followed(workspace: Workspace, stage: Stage, outcome: Outcome) -> Workspace:
+    """With what the stage made, for the next."""
+    if outcome.data is not None:
+        workspace = replace(workspace, data=workspace.home / outcome.data)
+    if outcome.checkpoint is None:
+        return workspace
+    checkpoint = Checkpoint(workspace.home / outcome.checkpoint)
+    found_as = "teacher" if stage.makes == "teacher" else stage.kind
+    return replace(
+        workspace,
+        checkpoints={**workspace.checkpoints, found_as: checkpoint},
+        start=checkpoint if stage.makes == "model" else workspace.start,
+    )
 
 
-def _keep(outcome: Outcome, place: Path) -> Outcome:
-    place.mkdir(parents=True, exist_ok=True)
-    draft = place / f".outcome.{os.getpid()}"
-    write_text(draft, outcome.model_dump_json(indent=2))
-    draft.rename(place / "outcome.json")
-    fsync_directory(place)
-    return outcome
-
-
-def _kept(file: Path, directory: Path) -> Outcome | None:
-    if not file.exists():
-        return None
-    try:
-        outcome = Outcome.model_validate_json(file.read_text())
-    except ValidationError as wrong:
-        raise CheckpointError(f"{file} is damaged: {wrong}", advice="delete it to run its stage again") from wrong
-    return outcome if (directory / outcome.checkpoint).is_dir() else None
+def _require_all(stages: Sequence[Stage]) -> None:
+    """That stages go together, before any is performed. That a model is missing, a stage says in its own words."""
+    missing = lacking(stages, have=("model",))
+    if missing is None:
+        return
+    position, what = missing
+    words, advice = LACKING[what]
+    raise CheckpointError(f"stage {position + 1}, {stages[position].kind}, needs {words}", advice=advice)
 
 
 def _fingerprint(stage: Stage, workspace: Workspace) -> str:
@@ -160,6 +150,8 @@ def _fingerprint(stage: Stage, workspace: Workspace) -> str:
     }
     if workspace.start is not None:
         known["start"] = workspace.start.directory.name
+    if workspace.data is not None:
+        known["data"] = fingerprint([workspace.data])
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
 
 

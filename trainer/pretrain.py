@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -11,7 +11,7 @@ from trainer.architecture import Architecture, Attention
 from trainer.engine import hard_labels, train
 from trainer.errors import TeacherError
 from trainer.model import HybridLM
-from trainer.options import DistilOptions
+from trainer.options import DistilOptions, TeacherOptions
 from trainer.recipe import Recipe
 from trainer.stage import Outcome, ReadsNoFiles, Workspace
 from trainer.step import Loss
@@ -20,14 +20,11 @@ from trainer.teachers.folder import identity, open_teacher
 from trainer.teachers.teacher import LiveTeacher
 
 
-class Teacher(Recipe, ReadsNoFiles):
+class Teacher(Recipe, TeacherOptions, ReadsNoFiles):
     """Trains a wider model of the same blocks on hard labels; later stages learn from it."""
-
-    changes_model: ClassVar[bool] = False
 
     kind: Literal["teacher"] = "teacher"
     tokens: int = Field(default=480_000, ge=1)
-    widen: float = Field(default=1.5, gt=1, le=16, description="Width, FFN width and heads, relative to the model's")
 
     def perform(self, workspace: Workspace) -> Outcome:
         """Train the teacher."""
@@ -40,8 +37,6 @@ class Pretrain(Recipe, DistilOptions):
 
     It goes on from the model that there is, and begins one where there is none.
     """
-
-    changes_model: ClassVar[bool] = True
 
     kind: Literal["pretrain"] = "pretrain"
     tokens: int = Field(default=320_000, ge=1)

@@ -1,7 +1,7 @@
 """Quantisation after training, as a stage: to nearest or GPTQ, on calibration text."""
 
 import time
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -20,8 +20,6 @@ class Ptq(PtqOptions, ReadsNoFiles):
 
     Before: the full-precision model. After: the rounded one.
     """
-
-    changes_model: ClassVar[bool] = True
 
     kind: Literal["ptq"] = "ptq"
     sequence: int = Field(default=128, ge=8, description="Tokens of a calibration window")

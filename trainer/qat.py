@@ -1,7 +1,7 @@
 """Quantisation-aware training, with self-distillation from the full-precision model it starts from."""
 
 from collections.abc import Callable
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -33,8 +33,6 @@ class Qat(Recipe, QatOptions, ReadsNoFiles):
 
     Before: the full-precision model rounded to nearest. After: the trained model, rounded as it was trained.
     """
-
-    changes_model: ClassVar[bool] = True
 
     kind: Literal["qat"] = "qat"
     tokens: int = Field(default=100_000, ge=1)

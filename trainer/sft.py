@@ -1,6 +1,8 @@
 """Lever 5: a model is trained on conversations, in its chat template, with a loss on the assistant's part."""
 
-from typing import ClassVar, Literal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -30,8 +32,6 @@ class Sft(Recipe, SftOptions):
     word for word. And `bits_per_byte` of the corpus: what is forgotten.
     """
 
-    changes_model: ClassVar[bool] = True
-
     kind: Literal["sft"] = "sft"
     tokens: int = Field(default=500_000, ge=1, description="Tokens to train on, unless epochs are given")
     batch: int = Field(default=16, ge=1)
@@ -39,23 +39,26 @@ class Sft(Recipe, SftOptions):
     decay: float = Field(default=1.0, ge=0, le=1)
 
     def reads(self) -> dict[str, str]:
-        """The files of conversations."""
+        """The files of conversations that are named."""
         return dict(zip(map(str, self.data), fingerprint(self.data), strict=True))
 
     def perform(self, workspace: Workspace) -> Outcome:
         """Train the model.
 
         Raises:
-            CheckpointError: no stage before it left a model.
-            CorpusError: see `trainer.dialogues`.
+            CheckpointError: no stage before it left what it trains.
+            CorpusError: there are no conversations; else see `trainer.dialogues`.
         """
-        if workspace.start is None:
-            raise CheckpointError("there is no model to train on chats", advice="put a pretraining stage before it")
-        template = template_of(workspace.start.directory, workspace.corpus.tokenizer)
-        chats = Dialogues.open(self.data, workspace.corpus.tokenizer, template, on_bad=self.on_bad, long=self.long)
+        begin = workspace.start if self.of == "model" else workspace.checkpoints.get("teacher")
+        if begin is None:
+            raise CheckpointError(f"there is no {self.of} to train on chats", advice="put a stage that makes it first")
+        template = template_of(begin.directory, workspace.corpus.tokenizer)
+        chats = Dialogues.open(
+            self.files(workspace), workspace.corpus.tokenizer, template, on_bad=self.on_bad, long=self.long
+        )
         read, held_out = chats.split(self.held_out)
         recipe = self.lasting(read)
-        model, run = workspace.placed(workspace.start.model()), workspace.run()
+        model, run = workspace.placed(begin.model()), workspace.run()
         before = self._figures(model, held_out, workspace)
         train(model, _Chats(workspace.corpus, read), recipe, hard_labels, run)
         sealed = workspace.seal(model)
@@ -68,6 +71,12 @@ class Sft(Recipe, SftOptions):
             parameters=model.architecture.parameters,
             seconds=run.seconds,
         )
+
+    def files(self, workspace: Workspace) -> Sequence[Path]:
+        """The conversations: those that are named, or what a stage before it made."""
+        if self.data or workspace.data is None:
+            return self.data
+        return (workspace.data,)
 
     def lasting(self, read: Dialogues) -> Recipe:
         """This recipe, as long as its epochs: their windows, to whole steps."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -12,6 +12,7 @@ from trainer.checkpoint import Checkpoint, Quantised, Rolling, seal
 from trainer.data import Corpus
 from trainer.engine import Report, Run, held_out
 from trainer.model import HybridLM
+from trainer.options import Combined
 from trainer.ranks import Ranks
 
 
@@ -21,17 +22,26 @@ class Outcome(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     stage: str
-    checkpoint: Path = Field(description="Relative to the pipeline's directory; named by its content")
+    checkpoint: Path | None = Field(
+        default=None, description="Relative to the pipeline's directory; named by its content"
+    )
+    data: Path | None = Field(default=None, description="Conversations for later stages, likewise relative")
     before: dict[str, float]
     after: dict[str, float]
-    tokens: int
-    parameters: int
+    tokens: int = Field(description="That were trained on")
+    parameters: int = Field(description="Of what was trained; 0 where nothing was")
     seconds: float = Field(description="Spent in training steps, over every resumption")
+
+    def files(self) -> dict[str, Path]:
+        """What it left, by field."""
+        found = {"checkpoint": self.checkpoint, "data": self.data}
+        return {name: path for name, path in found.items() if path is not None}
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """What a stage is given. `checkpoints` holds the results of earlier stages by kind; `start` is the model so far."""
+    """What a stage is given. `start` is the model so far; `checkpoints` holds the results of earlier stages, by kind,
+    and as `teacher` what any stage made the teacher; `data` is the conversations that the last stage of such made."""
 
     architecture: Architecture
     corpus: Corpus
@@ -43,6 +53,12 @@ class Workspace:
     should_stop: Callable[[], bool]
     ranks: Ranks = field(default_factory=Ranks.alone)
     save_seconds: float = Run.save_seconds
+    data: Path | None = None
+
+    @property
+    def home(self) -> Path:
+        """The pipeline's directory, which outcomes are relative to."""
+        return self.sealed.parent
 
     def run(self) -> Run:
         """A Run that saves under this stage's directory."""
@@ -70,15 +86,12 @@ class ReadsNoFiles:
         return {}
 
 
-class Stage(Protocol):
+class Stage(Combined, Protocol):
     """A lever. Its fields are what determines it: an equal stage on equal inputs is not run twice."""
-
-    changes_model: ClassVar[bool]
-    """False for a stage that only prepares something for later ones, as the teacher does."""
 
     @property
     def kind(self) -> str:
-        """Its name: what later stages find its checkpoint under."""
+        """Its name."""
         ...
 
     def reads(self) -> dict[str, str]:

@@ -91,7 +91,7 @@ def _found(source: str, home: Path, server: str) -> "tuple[Checkpoint, Scheme | 
     with connect(server) as client:
         run = client.run(source)
         quantisation = client.search(run.spec.search).spec.quantisation
-    trained = [stage.checkpoint for stage in run.stages if stage.checkpoint and stage.name != "teacher"]
+    trained = [stage.checkpoint for stage in run.stages if stage.checkpoint and stage.makes == "model"]
     if not trained:
         raise NothingToExport(f"Run {source} has trained no model yet.", advice=f"See: fulcrum run watch {source}")
     found = home / "runs" / run.id / trained[-1]

@@ -113,6 +113,9 @@ def _show(final: "Checkpoint", outcomes: "list[Outcome]", as_json: bool) -> None
         typer.echo(json.dumps(found, indent=2))
         return
     for each in outcomes:
+        if each.checkpoint is None:
+            typer.echo(f"{each.stage}: " + ", ".join(f"{name} {value:,g}" for name, value in each.after.items()))
+            continue
         before, after = each.before["bits_per_byte"], each.after["bits_per_byte"]
         typer.echo(
             f"{each.stage}: {before:.4f} to {after:.4f} held-out bits per byte, "

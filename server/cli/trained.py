@@ -71,7 +71,7 @@ def _find(source: str, home: Path, server: str) -> "tuple[Checkpoint, str, Quant
             f"{source} is no directory here, and no run that {server} tells of: {wrong.message}",
             advice="Name a checkpoint's directory, or a run from `fulcrum run list`.",
         ) from wrong
-    trained = [stage.checkpoint for stage in run.stages if stage.checkpoint and stage.name != "teacher"]
+    trained = [stage.checkpoint for stage in run.stages if stage.checkpoint and stage.makes == "model"]
     if not trained:
         raise NotTrained(f"Run {source} has trained no model yet.", advice=f"See: fulcrum run watch {source}")
     found = home / "runs" / run.id / trained[-1]

@@ -16,12 +16,14 @@ from trainer.ptq import Ptq
 from trainer.qat import Qat
 from trainer.rl.stage import Rl
 from trainer.sft import Sft
+from trainer.synthesis.stage import Synthesise
 
-AnyStage = Teacher | Pretrain | Extend | Sft | Preference | Rl | Qat | Ptq
+AnyStage = Teacher | Pretrain | Extend | Synthesise | Sft | Preference | Rl | Qat | Ptq
 STAGE_KINDS: dict[str, type[AnyStage]] = {
     "teacher": Teacher,
     "pretrain": Pretrain,
     "extend": Extend,
+    "synthesise": Synthesise,
     "sft": Sft,
     "preference": Preference,
     "rl": Rl,

@@ -19,13 +19,13 @@ class Telling:
 
     def __init__(
         self,
-        kinds: Sequence[str],
+        stages: Sequence[StageRecord],
         ledger: RunLedger,
         boards: Path,
         clock: Clock = utc_now,
         pace: Pace | None = None,
     ) -> None:
-        self._records = [StageRecord(name=kind) for kind in kinds]
+        self._records = list(stages)
         self._ledger, self._clock, self._boards = ledger, clock, Board.beside(boards)
         self._pace, self._progress = pace or Pace(), Pace(_PROGRESS_SECONDS)
         self._unwritten: Callable[[], None] | None = None
@@ -56,7 +56,7 @@ class Telling:
                 "before": outcome.before,
                 "after": outcome.after,
                 "seconds": outcome.seconds,
-                "checkpoint": str(outcome.checkpoint),
+                **{name: str(path) for name, path in outcome.files().items()},
             },
         )
 

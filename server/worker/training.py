@@ -16,6 +16,7 @@ from server.claims import ClaimedRun
 from server.errors import Cancelled
 from server.ledger import RunLedger, SqlBlockCache
 from server.ports import PhoneBench
+from server.runs import StageRecord
 from server.series import Pace
 from server.services import Services
 from server.worker.check import check_tokens
@@ -83,7 +84,8 @@ class _Run:
     def _train(self, corpus_directory: Path) -> Checkpoint:
         stages = self._stages()
         directory = self._services.settings.home / "runs" / self._claimed.id
-        telling = Telling([stage.kind for stage in stages], self._ledger, directory / "tensorboard")
+        records = [StageRecord(name=stage.kind, makes=stage.makes) for stage in stages]
+        telling = Telling(records, self._ledger, directory / "tensorboard")
         try:
             checkpoint, _ = pipeline.run(
                 stages,

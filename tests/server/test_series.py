@@ -18,7 +18,7 @@ from server.api.views import CorpusFile, CorpusSpec, PhoneRegistration, StageMet
 from server.cli.metrics import NoSuchStage, as_csv, chosen, sparkline
 from server.errors import OwnershipLost
 from server.ledger import RunLedger, SearchLedger
-from server.runs import MetricPoint, RunSpec, WorkState
+from server.runs import MetricPoint, RunSpec, StageRecord, WorkState
 from server.series import LIMIT, Pace, thinned
 from server.services import Services
 from server.tables import MetricRow
@@ -85,7 +85,13 @@ def run(services: Services) -> str:
 
 def telling(services: Services, run: str, owner: str, boards: Path) -> Telling:
     ledger = RunLedger(services.database, run, owner)
-    return Telling(["teacher", "pretrain"], ledger, boards, services_clock(services), Pace(0.0))
+    return Telling(
+        [StageRecord(name=name) for name in ("teacher", "pretrain")],
+        ledger,
+        boards,
+        services_clock(services),
+        Pace(0.0),
+    )
 
 
 def services_clock(services: Services) -> Any:
@@ -137,7 +143,9 @@ def test_a_long_stage_stays_within_its_bound(services: Services, run: str, tmp_p
 
 
 def test_the_last_word_of_a_stage_is_kept(services: Services, run: str, tmp_path: Path) -> None:
-    hears = Telling(["pretrain"], RunLedger(services.database, run, "first"), tmp_path, services_clock(services))
+    hears = Telling(
+        [StageRecord(name="pretrain")], RunLedger(services.database, run, "first"), tmp_path, services_clock(services)
+    )
     for done in (10, 20, 30):
         hears.report(0, done, 100, {"loss": 1.0})
     assert [tokens for tokens, _ in told(services, run)] == [10]

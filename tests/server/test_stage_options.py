@@ -1,5 +1,7 @@
 """What may be asked of a stage, and by which names users call a teacher; a path of theirs is never the server's."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,22 @@ from server.worker.stages import STAGE_KINDS, StageRefused, stage_of
 from trainer.extend import Extend
 from trainer.preference.stage import Preference
 from trainer.pretrain import Teacher
+from trainer.synthesis import read_recipe
+from trainer.synthesis.stage import Synthesise
 
 USUAL = spec("c").quantisation
+
+
+def _recipe(**changed: JsonValue) -> dict[str, JsonValue]:
+    asked: list[JsonValue] = [{"role": "user", "content": "{topic}"}]
+    usual: dict[str, JsonValue] = {
+        "name": "own",
+        "kind": "dialogue",
+        "seeds": {"kind": "topics", "topics": ["tea"]},
+        "steps": [{"name": "answer", "messages": asked}],
+        "conversation": [*asked, {"role": "assistant", "content": "{answer}"}],
+    }
+    return usual | changed
 
 
 @pytest.mark.parametrize("kind", STAGES)
@@ -48,8 +64,23 @@ def test_every_option_of_a_stage_can_be_asked_for_and_none_is_a_path(kind: str) 
         ("pretrain", {"teacher": "run:a/../b"}, "options/teacher"),
         ("pretrain", {"cached": True, "beta": 0.5}, "options"),
         ("pretrain", {"tokens": 5}, ""),
-        ("sft", {}, "options/data"),
-        ("sft", {"data": []}, "options/data"),
+        ("sft", {"of": "judge"}, "options/of"),
+        ("synthesise", {}, "options/recipe"),
+        ("synthesise", {"recipe": "/etc/passwd"}, "options/recipe"),
+        ("synthesise", {"recipe": "reading"}, "options/recipe"),  # of documents
+        ("synthesise", {"recipe": _recipe(seeds={"kind": "documents", "sources": []})}, "options/recipe/seeds"),
+        (
+            "synthesise",
+            {"recipe": _recipe(seeds={"kind": "problems", "count": 1, "tasks": {"kind": "competition", "levels": []}})},
+            "options/recipe/seeds/problems/tasks",
+        ),
+        (
+            "synthesise",
+            {"recipe": _recipe(filters=[{"kind": "format", "of": "answer", "must": "(a+)+b"}])},
+            "options/recipe/filters/0",
+        ),
+        ("synthesise", {"recipe": "arithmetic", "tutor": {"url": "http://a/v1", "model": "m"}}, "options/tutor"),
+        ("synthesise", {"recipe": "arithmetic", "judge": {"folder": "/etc"}}, "options/judge"),
         ("sft", {"data": "/etc/passwd"}, "options/data/0"),
     ],
 )
@@ -59,6 +90,13 @@ def test_mistakes_are_placed(name: str, options: dict[str, Any], place: str) -> 
     assert ["/".join(map(str, mistake["loc"])) for mistake in caught.value.errors()] == [place]
 
 
+def test_options_are_checked_without_torch() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "import server.runs, sys; sys.exit('torch' in sys.modules)"], check=False
+    )
+    assert done.returncode == 0
+
+
 def test_files_of_a_stage_are_artifacts() -> None:
     options: dict[str, JsonValue] = {"prompts": "ab" * 32, "judge": [{"rule": "exact"}]}
     request = StageRequest(name="preference", options=options)
@@ -66,6 +104,33 @@ def test_files_of_a_stage_are_artifacts() -> None:
     stage = stage_of(request, USUAL, files={"prompts": [Path("kept") / ("ab" * 32)]})
     assert isinstance(stage, Preference)
     assert stage.prompts == Path("kept") / ("ab" * 32)
+
+
+def test_recipes_reach_the_stage_inline_and_by_name() -> None:
+    inline = StageRequest(name="synthesise", options={"recipe": _recipe(), "tutor": "self", "limit": 3})
+    stage = stage_of(inline, USUAL)
+    assert isinstance(stage, Synthesise)
+    assert (stage.recipe.name, stage.tutor, stage.limit) == ("own", "self", 3)
+    named = stage_of(StageRequest(name="synthesise", options={"recipe": "arithmetic"}), USUAL)
+    assert isinstance(named, Synthesise)
+    assert (named.recipe, named.tutor) == (read_recipe("arithmetic"), "teacher")
+
+
+@pytest.mark.parametrize(
+    ("stages", "words"),
+    [
+        ([{"name": "qat"}], "stage 1, qat, needs a model"),
+        ([{"name": "pretrain"}, {"name": "sft"}], "stage 2, sft, needs conversations"),
+        ([{"name": "pretrain"}, {"name": "sft", "options": {"of": "teacher", "data": ["a" * 64]}}], "needs a teacher"),
+        ([{"name": "pretrain"}, {"name": "synthesise", "options": {"recipe": "dialogue"}}], "needs a teacher"),
+    ],
+)
+def test_stages_that_do_not_go_together_are_problems(
+    client: TestClient, search: str, stages: list[dict[str, Any]], words: str
+) -> None:
+    body = {"search": search, "candidate": 4, "stages": stages}
+    problem = assert_problem(client.post("/v1/runs", json=body), 422, "stages-apart")
+    assert words in problem["detail"]
 
 
 def test_mistakes_in_options_are_problems(client: TestClient) -> None:
@@ -153,6 +218,8 @@ def test_a_run_that_has_ended_can_teach(services: Services, search: str) -> None
     for position, kind in enumerate(("teacher", "pretrain", "qat")):
         made = StageRecord(name=kind, state=WorkState.SUCCEEDED, checkpoint=f"sealed/{kind}")
         ledger.stage(position, made)
+    ledger.stage(3, StageRecord(name="sft", makes="teacher", state=WorkState.SUCCEEDED, checkpoint="sealed/taught"))
+    ledger.stage(4, StageRecord(name="synthesise", makes="data", state=WorkState.SUCCEEDED, data="made.jsonl"))
     with pytest.raises(TeacherNotReady, match="running"):
         ask(services, search, f"run:{run}")
     services.claims.finish_run(run, "worker", WorkState.FAILED)  # the phone broke; what is trained is trained
@@ -171,5 +238,5 @@ def test_a_run_that_has_ended_can_teach(services: Services, search: str) -> None
     assert folder(services.database, home, named) == home / "runs" / run / "sealed" / "pretrain"
     wider = ask(services, search, f"run:{run}/teacher").stages[0].teacher
     assert wider is not None
-    (home / "runs" / run / "sealed" / "teacher").mkdir()
-    assert folder(services.database, home, wider).name == "teacher"
+    (home / "runs" / run / "sealed" / "taught").mkdir()
+    assert folder(services.database, home, wider).name == "taught"  # by conversations, after its pretraining

@@ -15,12 +15,17 @@ What a request answers is a function of the model, its prompt and its parameters
 logits depend neither on who shares the batch, nor on how prompts are cut into chunks, nor on what the cache holds.
 """
 
-from trainer.generation.engine import GREEDY, Engine
-from trainer.generation.errors import EmptyPrompt, NoTokenizer, NotReproducible, UnknownToken
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from trainer.generation.params import SamplingParams
-from trainer.generation.prefix import CacheStatistics
-from trainer.generation.requests import Completion, Event, Finish, Handle
-from trainer.generation.rollouts import rollouts
+
+if TYPE_CHECKING:
+    from trainer.generation.engine import GREEDY, Engine
+    from trainer.generation.errors import EmptyPrompt, NoTokenizer, NotReproducible, UnknownToken
+    from trainer.generation.groups import rollouts
+    from trainer.generation.prefix import CacheStatistics
+    from trainer.generation.requests import Completion, Event, Finish, Handle
 
 __all__ = [
     "GREEDY",
@@ -37,3 +42,19 @@ __all__ = [
     "UnknownToken",
     "rollouts",
 ]
+
+_MODULES = {
+    "engine": ("GREEDY", "Engine"),
+    "errors": ("EmptyPrompt", "NoTokenizer", "NotReproducible", "UnknownToken"),
+    "groups": ("rollouts",),
+    "prefix": ("CacheStatistics",),
+    "requests": ("Completion", "Event", "Finish", "Handle"),
+}
+
+
+def __getattr__(name: str) -> object:
+    """What needs torch is imported when it is first asked for: a server checks parameters without it."""
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

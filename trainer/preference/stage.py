@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -54,8 +54,6 @@ class Preference(Recipe, PreferenceOptions):
     examiner that chose no pair, and the mean score of both. After: the reward margin and accuracy on the last round's
     pairs, log-ratios to its reference in nats, and the figures of its pairs and judge.
     """
-
-    changes_model: ClassVar[bool] = True
 
     kind: Literal["preference"] = "preference"
     tokens: int = Field(default=400_000, ge=1)

@@ -6,6 +6,7 @@ from typing import Literal
 
 from trainer.options import PreferenceOptions, Rule, TutorOptions
 from trainer.preference.judges import Judge, RuleJudge, SpokenJudge, Verified, verifiable
+from trainer.tutors.opened import opened
 from trainer.tutors.port import Tutor
 
 _PLAIN: tuple[Literal["exact", "number", "repetition", "profanity"], ...] = (
@@ -37,31 +38,6 @@ class Table:
             examiner=_judge(rules, options.examiner_model, options.votes, answers) or RuleJudge(rules),
             tutor=None if options.tutor is None else opened(options.tutor, answers),
         )
-
-
-def opened(options: TutorOptions, answers: Path) -> Tutor:
-    """The tutor that is named.
-
-    Raises:
-        TutorError, CheckpointError: it cannot be opened.
-    """
-    from trainer.tutors.checkpoint import OurTutor
-    from trainer.tutors.folder import FolderTutor
-
-    if options.folder is not None:
-        ours = (options.folder / "architecture.json").exists()
-        return OurTutor.open(options.folder) if ours else FolderTutor.open(options.folder)
-    from trainer.tutors.cache import AnswerCache
-    from trainer.tutors.endpoint import Endpoint, EndpointOptions
-    from trainer.tutors.secret import Secret
-
-    named = EndpointOptions.model_validate({"url": options.url, "model": options.model})
-    key = None
-    if options.key_variable is not None:
-        key = Secret.from_environment(options.key_variable)
-    elif options.key_file is not None:
-        key = Secret.from_file(options.key_file)
-    return Endpoint(named, key=key, cache=AnswerCache(answers))
 
 
 def _judge(rules: tuple[Rule, ...], model: TutorOptions | None, votes: int, answers: Path) -> Judge | None:

@@ -4,6 +4,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from trainer.options import Lever
 from trainer.rewards import AnyTasks, Arithmetic, Correct, Reward
 
 
@@ -23,10 +24,8 @@ class CurriculumOptions(BaseModel):
     )
 
 
-class RlOptions(BaseModel):
+class RlOptions(Lever):
     """Of reinforcement learning with verified rewards."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     tasks: AnyTasks = Field(default=Arithmetic(), description="Where problems are from, and who verifies answers")
     style: Literal["chat", "plain"] = Field(

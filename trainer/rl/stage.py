@@ -4,7 +4,7 @@ import copy
 import math
 import time
 from dataclasses import replace
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -37,8 +37,6 @@ class Rl(Recipe, RlOptions):
 
     Before and after: success on held-out problems by level, answered greedily, and held-out bits per byte.
     """
-
-    changes_model: ClassVar[bool] = True
 
     kind: Literal["rl"] = "rl"
     tokens: int = Field(default=2_000_000, ge=1)

@@ -111,3 +111,10 @@ AnySeeds = Annotated[Documents | Topics | Problems, Field(discriminator="kind")]
 def from_(seeds: Documents | Topics | Problems, seed: int, start: int, stop: int | None) -> Iterator[tuple[int, Seed]]:
     """(number, seed) of a part of them."""
     return islice(enumerate(seeds.seeds(seed)), start, stop)
+
+
+def many(seeds: Documents | Topics | Problems, seed: int, stop: int | None) -> int:
+    """How many `from_` gives, from the first."""
+    if isinstance(seeds, Problems):  # which are not to be made for being counted
+        return seeds.count if stop is None else min(seeds.count, stop)
+    return sum(1 for _ in islice(seeds.seeds(seed), stop))

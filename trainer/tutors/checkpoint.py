@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import torch
 from tokenizers import Tokenizer
 
 from trainer.chat import ChatError, ChatTemplate, template_of
@@ -25,14 +26,22 @@ class OurTutor:
         self._engine, self._tokenizer, self._template = engine, tokenizer, template
 
     @classmethod
-    def open(cls, folder: Path, *, context: int = 4096, slots: int = 16, prices: Prices | None = None) -> "OurTutor":
-        """The model of a checkpoint.
+    def open(
+        cls,
+        folder: Path,
+        *,
+        context: int = 4096,
+        slots: int = 16,
+        prices: Prices | None = None,
+        device: torch.device | None = None,
+    ) -> "OurTutor":
+        """The model of a checkpoint, on `device`; on the CPU without one.
 
         Raises:
             CheckpointError, TokenizerError, ChatError: it is damaged, or does not fit together.
         """
         checkpoint = Checkpoint(folder)
-        model, tokenizer = checkpoint.model(), checkpoint.tokenizer
+        model, tokenizer = checkpoint.model().to(device), checkpoint.tokenizer
         require_fit(tokenizer, model.architecture.vocab_size)
         engine = Engine(model, tokenizer=tokenizer, context=context, slots=slots)
         return cls(folder.resolve().name, engine, tokenizer, template_of(checkpoint.directory, tokenizer), prices)
