@@ -8,9 +8,9 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, mod
 from server.stage_options import RunName, check
 from trainer.options import Lever, Made
 
-StageName = Literal["teacher", "pretrain", "extend", "synthesise", "sft", "preference", "rl", "qat", "ptq"]
+StageName = Literal["teacher", "pretrain", "extend", "synthesise", "sft", "merge", "preference", "rl", "qat", "ptq"]
 
-_ARTIFACTS = ("data", "prompts", "pairs")  # options that name uploaded files
+_ARTIFACTS = ("data", "specialists", "prompts", "pairs")  # options that name uploaded files
 
 _UNTRAINED = {"ptq": "calibration_windows", "synthesise": "a limit of seeds"}
 
@@ -74,12 +74,17 @@ class StageRequest(_Value):
 
     @property
     def artifacts(self) -> dict[str, tuple[str, ...]]:
-        """The sha256 of each uploaded file that an option names."""
-        named = {option: self.options[option] for option in _ARTIFACTS if self.options.get(option)}
+        """The sha256 of each uploaded file that an option names; OPTION/PART where an option has several parts."""
+        named: dict[str, JsonValue] = {}
+        for option in _ARTIFACTS:
+            value = self.options.get(option)
+            named |= (
+                {f"{option}/{part}": of for part, of in value.items()} if isinstance(value, dict) else {option: value}
+            )
         return {
             option: (value,) if isinstance(value, str) else tuple(map(str, value))
             for option, value in named.items()
-            if isinstance(value, str | list | tuple)
+            if value and isinstance(value, str | list | tuple)
         }
 
 

@@ -17,6 +17,7 @@ from pydantic import (
     field_validator,
 )
 
+from trainer.merge.options import MergeOptions, SpecialistName
 from trainer.options import (
     DistilOptions,
     ExtendOptions,
@@ -139,6 +140,14 @@ class SftStage(_Trains, SftOptions):
     )
 
 
+class MergeStage(_Trains, MergeOptions):
+    """Of the stage `merge`."""
+
+    specialists: dict[SpecialistName, tuple[_Sha256, ...]] = Field(  # type: ignore[assignment]  # the trainer's are paths
+        min_length=2, max_length=64, description="By name: sha256 of uploaded files of conversations"
+    )
+
+
 class PreferenceStage(_Trains, PreferenceOptions):
     """Of the stage `preference`; files are artifacts, judges are rules: a user names no model for the server to ask."""
 
@@ -174,6 +183,7 @@ STAGES: dict[str, type[Lever]] = {
     "extend": ExtendStage,
     "synthesise": SynthesiseStage,
     "sft": SftStage,
+    "merge": MergeStage,
     "preference": PreferenceStage,
     "rl": RlStage,
     "qat": QatStage,

@@ -16,6 +16,7 @@ from trainer.dialogues.dialogues import fingerprint
 from trainer.engine import Run, never
 from trainer.errors import CheckpointError, CorpusError
 from trainer.extend import Extend
+from trainer.merge.stage import Merge
 from trainer.once import once
 from trainer.options import LACKING, lacking
 from trainer.preference.stage import Preference
@@ -29,7 +30,7 @@ from trainer.stage import Outcome, Stage, Workspace
 from trainer.synthesis.stage import Synthesise
 
 AnyStage = Annotated[
-    Teacher | Pretrain | Extend | Synthesise | Sft | Preference | Rl | Qat | Ptq, Field(discriminator="kind")
+    Teacher | Pretrain | Extend | Synthesise | Sft | Merge | Preference | Rl | Qat | Ptq, Field(discriminator="kind")
 ]
 """A stage as it is written in JSON, told apart by `kind`."""
 

@@ -53,25 +53,19 @@ def merge(
     """
     from trainer.checkpoint import gathered, seal
     from trainer.data import Corpus
+    from trainer.merge.text import held_out_text
     from trainer.merge.verdict import merge_and_judge
 
     recipe = _recipe(method, weights, density, epsilon, scale, seed)
     _refuse_twice(models)
     parents = {_name(path, models): gathered(path, out / "parents") for path in models}
     origin = gathered(base, out / "parents") if base else None
+    tokenizer = next(iter(parents.values())).tokenizer
     corpora = {_name(path, corpus): Corpus.open(path) for path in corpus}
+    held_out = held_out_text(corpora, tokenizer, sequence=sequence, windows=windows)
     with _Bar() as bar:
-        ended = merge_and_judge(
-            recipe,
-            parents,
-            origin,
-            corpora,
-            evaluations=evaluations,
-            sequence=sequence,
-            windows=windows,
-            report=bar.report,
-        )
-    kept = seal(ended.model, out / "sealed", next(iter(parents.values())).tokenizer) if ended.won else None
+        ended = merge_and_judge(recipe, parents, origin, held_out, evaluations=evaluations, report=bar.report)
+    kept = seal(ended.model, out / "sealed", tokenizer) if ended.won else None
     _as_json(ended, kept) if json else _as_table(ended, kept)
 
 
@@ -126,11 +120,12 @@ class _Bar:
 
 def _as_json(ended: "Verdict", kept: "Checkpoint | None") -> None:
     import json
-    from dataclasses import asdict
 
     found = {
         "recipe": ended.recipe.model_dump(),
-        "bits_per_byte": [asdict(row) | {"mean": row.mean} for row in (*ended.parents, ended.merge)],
+        "bits_per_byte": [
+            {"name": row.name, "bits_per_byte": row.figures, "mean": row.mean} for row in (*ended.parents, ended.merge)
+        ],
         "kept": kept is not None,
         "checkpoint": str(kept.directory) if kept else None,
     }
@@ -143,11 +138,11 @@ def _as_table(ended: "Verdict", kept: "Checkpoint | None") -> None:
 
     table = Table(title=f"Held-out bits per byte, lower is better: {ended.recipe.method}")
     table.add_column("model")
-    for name in ended.merge.bits_per_byte:
+    for name in ended.merge.figures:
         table.add_column(name, justify="right")
     table.add_column("mean", justify="right")
     for row in (*ended.parents, ended.merge):
-        cells = [f"{value:.4f}" for value in (*row.bits_per_byte.values(), row.mean)]
+        cells = [f"{value:.4f}" for value in (*row.figures.values(), row.mean)]
         table.add_row(row.name, *cells, style="bold" if row is ended.merge else None)
     Console().print(table)
     if ended.recipe.weights is not None:

@@ -10,6 +10,7 @@ from device_agent.contracts import Blame, FulcrumError, Quantisation
 from search.numerics import scheme_of
 from server.runs import StageRequest
 from trainer.extend import Extend
+from trainer.merge.stage import Merge
 from trainer.preference.stage import Preference
 from trainer.pretrain import Pretrain, Teacher
 from trainer.ptq import Ptq
@@ -18,13 +19,14 @@ from trainer.rl.stage import Rl
 from trainer.sft import Sft
 from trainer.synthesis.stage import Synthesise
 
-AnyStage = Teacher | Pretrain | Extend | Synthesise | Sft | Preference | Rl | Qat | Ptq
+AnyStage = Teacher | Pretrain | Extend | Synthesise | Sft | Merge | Preference | Rl | Qat | Ptq
 STAGE_KINDS: dict[str, type[AnyStage]] = {
     "teacher": Teacher,
     "pretrain": Pretrain,
     "extend": Extend,
     "synthesise": Synthesise,
     "sft": Sft,
+    "merge": Merge,
     "preference": Preference,
     "rl": Rl,
     "qat": Qat,
@@ -61,13 +63,22 @@ def stage_of(
     if teacher is not None:
         given["teacher"] = teacher
     for option, paths in (files or {}).items():
-        given[option] = tuple(paths) if isinstance(request.options[option], list) else paths[0]
+        name, _, part = option.partition("/")
+        if part:
+            given[name] = {**_mapping(given[name]), part: tuple(paths)}
+        else:
+            given[name] = tuple(paths) if isinstance(request.options[name], list) else paths[0]
     try:
         stage = STAGE_KINDS[request.name].model_validate(given)
     except ValidationError as wrong:
         said = "; ".join(f"{'.'.join(map(str, e['loc'])) or request.name}: {e['msg']}" for e in wrong.errors())
         raise StageRefused(f"the stage {request.name} cannot be so: {said}", advice="Ask for another run.") from wrong
     return stage if "evaluate_every" in given else _scored(stage)
+
+
+def _mapping(value: object) -> dict[str, object]:
+    assert isinstance(value, dict), "an option of several parts is a mapping"
+    return value
 
 
 def _derived(request: StageRequest, quantisation: Quantisation, before: Sequence[AnyStage]) -> dict[str, object]:
@@ -82,7 +93,7 @@ def _scored(stage: AnyStage) -> AnyStage:
 
     What is trained does not depend on them. A stage whose windows are long scores itself, before and after.
     """
-    if not isinstance(stage, Teacher | Pretrain | Sft | Qat):
+    if not isinstance(stage, Teacher | Pretrain | Sft | Merge | Qat):
         return stage
     apart = max(_WINDOWS_APART * stage.sequence, stage.tokens / _MOST_SCORES)
     return stage.model_copy(update={"evaluate_every": math.ceil(apart / (stage.batch * stage.sequence))})

@@ -20,6 +20,7 @@ from server.stage_options import STAGES
 from server.teachers import folder
 from server.worker.stages import STAGE_KINDS, StageRefused, stage_of
 from trainer.extend import Extend
+from trainer.merge.stage import Merge
 from trainer.preference.stage import Preference
 from trainer.pretrain import Teacher
 from trainer.synthesis import read_recipe
@@ -80,6 +81,9 @@ def test_every_option_of_a_stage_can_be_asked_for_and_none_is_a_path(kind: str) 
             "options/recipe/filters/0",
         ),
         ("synthesise", {"recipe": "arithmetic", "tutor": {"url": "http://a/v1", "model": "m"}}, "options/tutor"),
+        ("merge", {"specialists": {"a": ["a" * 64]}}, "options/specialists"),
+        ("merge", {"specialists": {"a": ["a" * 64], "b": ["/etc/passwd"]}}, "options/specialists/b/0"),
+        ("merge", {"specialists": {"a": "a" * 64, "b": []}}, "options/specialists"),
         ("synthesise", {"recipe": "arithmetic", "judge": {"folder": "/etc"}}, "options/judge"),
         ("sft", {"data": "/etc/passwd"}, "options/data/0"),
     ],
@@ -104,6 +108,16 @@ def test_files_of_a_stage_are_artifacts() -> None:
     stage = stage_of(request, USUAL, files={"prompts": [Path("kept") / ("ab" * 32)]})
     assert isinstance(stage, Preference)
     assert stage.prompts == Path("kept") / ("ab" * 32)
+
+
+def test_files_of_specialists_are_artifacts() -> None:
+    one, two = "a" * 64, "b" * 64
+    request = StageRequest(name="merge", options={"specialists": {"sums": one, "words": [one, two]}})
+    assert request.artifacts == {"specialists/sums": (one,), "specialists/words": (one, two)}
+    files = {option: [Path("/kept") / sha256 for sha256 in named] for option, named in request.artifacts.items()}
+    stage = stage_of(request, USUAL, files=files)
+    assert isinstance(stage, Merge)
+    assert stage.specialists == {"sums": (Path("/kept") / one,), "words": (Path("/kept") / one, Path("/kept") / two)}
 
 
 def test_recipes_reach_the_stage_inline_and_by_name() -> None:
