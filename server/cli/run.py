@@ -40,6 +40,9 @@ def submit(
         fulcrum run submit 5d0c... --stage teacher --stage pretrain --stage qat:scales=learned,byte_budget=900000
 
         fulcrum run submit 5d0c... --stage pretrain:teacher=run:9a1b...,schedule=cosine --stage ptq:method=gptq
+
+        fulcrum run submit 5d0c... --stage teacher --stage pretrain --stage sft:of=teacher,data=SHA256 \\
+            --stage synthesise:recipe=arithmetic,limit=500 --stage sft --stage qat
     """
     from server.cli.stages import parse_stage
     from server.runs import RunSpec, StageRequest

@@ -1,12 +1,15 @@
 """Stages on the command line: `--stage qat:scales=learned,tokens=200000`."""
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 from device_agent.contracts import Blame, FulcrumError
 
 if TYPE_CHECKING:
     from server.runs import StageRequest
+
+_QUOTED = re.compile(r'("(?:[^"\\]|\\.)*")')
 
 
 class MalformedOption(FulcrumError):
@@ -58,12 +61,16 @@ def parse_stage(text: str) -> "StageRequest":
 
 
 def _split(text: str) -> list[str]:
-    """At the commas that are in no brackets."""
+    """At the commas that are in no brackets, nor in what JSON quotes."""
     parts, depth = [""], 0
-    for letter in text:
-        depth += (letter in "[{") - (letter in "]}")
-        if letter == "," and depth == 0:
-            parts.append("")
-        else:
-            parts[-1] += letter
+    for piece in _QUOTED.split(text):
+        if piece.startswith('"'):
+            parts[-1] += piece
+            continue
+        for letter in piece:
+            depth += (letter in "[{") - (letter in "]}")
+            if letter == "," and depth == 0:
+                parts.append("")
+            else:
+                parts[-1] += letter
     return parts

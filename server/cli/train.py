@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from trainer.checkpoint import Checkpoint
     from trainer.stage import Outcome
 
+_SHOWN = ("answers/", "nats", "merge/", "parent/")  # figures beside the bits per byte, by how they begin
+
 
 def train(
     out: Annotated[Path, typer.Argument(help="Directory of everything that is made; run it again to carry on.")],
@@ -41,6 +43,10 @@ def train(
         fulcrum train out --from runs/9a1b/sealed/5d0c --python-stdlib --stage qat:scales=learned,tokens=200000
 
         fulcrum train out --from base/sealed/5d0c --corpus base/corpus --stage 'sft:data=chats.jsonl,epochs=2'
+
+        fulcrum train out --architecture model.json --corpus books --stage teacher --stage pretrain \\
+            --stage 'sft:of=teacher,data=chats.jsonl' --stage synthesise:recipe=arithmetic,limit=1000 --stage sft \\
+            --stage 'merge:specialists={"sums":"sums.jsonl","words":"words.jsonl"}'
 
     Eight GPUs of one machine; whoever is killed is started again, and carries on from the last checkpoint:
 
@@ -113,15 +119,17 @@ def _show(final: "Checkpoint", outcomes: "list[Outcome]", as_json: bool) -> None
         typer.echo(json.dumps(found, indent=2))
         return
     for each in outcomes:
-        if each.checkpoint is None:
-            typer.echo(f"{each.stage}: " + ", ".join(f"{name} {value:,g}" for name, value in each.after.items()))
-            continue
-        before, after = each.before["bits_per_byte"], each.after["bits_per_byte"]
-        typer.echo(
-            f"{each.stage}: {before:.4f} to {after:.4f} held-out bits per byte, "
-            f"{each.tokens:,} tokens in {each.seconds:,.0f} s"
-        )
-        for name in ("answers/nats", "answers/accuracy", "answers/exact"):
-            if name in each.after:
-                typer.echo(f"  {name}: {each.before[name]:.4f} to {each.after[name]:.4f}")
+        typer.echo(f"{each.stage}: {_trained(each)}")
+        for name, after in each.after.items():
+            if each.checkpoint is None or name.startswith(_SHOWN):
+                begun = f"{each.before[name]:.4f} to " if name in each.before else ""
+                typer.echo(f"  {name}: {begun}{after:,.4f}")
     typer.echo(f"Checkpoint: {final.directory}")
+
+
+def _trained(outcome: "Outcome") -> str:
+    if outcome.checkpoint is None:
+        return f"{outcome.data}"
+    before, after = outcome.before["bits_per_byte"], outcome.after["bits_per_byte"]
+    trained = f"{outcome.tokens:,} tokens in {outcome.seconds:,.0f} s"
+    return f"{before:.4f} to {after:.4f} held-out bits per byte, {trained}"

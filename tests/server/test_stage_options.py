@@ -12,6 +12,7 @@ from starlette.testclient import TestClient
 
 from server.api.views import CorpusFile, CorpusSpec, PhoneRegistration
 from server.claims import ClaimedRun
+from server.cli.stages import parse_fields
 from server.errors import NotFound, TeacherLost, TeacherNotReady, TeacherUnfit
 from server.ledger import RunLedger, SearchLedger
 from server.runs import RunSpec, StageRecord, StageRequest, WorkState
@@ -254,3 +255,9 @@ def test_a_run_that_has_ended_can_teach(services: Services, search: str) -> None
     assert wider is not None
     (home / "runs" / run / "sealed" / "taught").mkdir()
     assert folder(services.database, home, wider).name == "taught"  # by conversations, after its pretraining
+
+
+def test_the_command_line_takes_json_with_brackets_and_commas_in_its_words() -> None:
+    text = r'synthesise:recipe={"name": "a, b", "steps": ["end with \"\\boxed{\", or ]"]},limit=3,tutor=self'
+    recipe = {"name": "a, b", "steps": ['end with "\\boxed{", or ]']}
+    assert parse_fields(text) == {"kind": "synthesise", "recipe": recipe, "limit": 3, "tutor": "self"}

@@ -19,7 +19,7 @@ from trainer.architecture import Architecture
 from trainer.checkpoint import seal
 from trainer.data import Corpus
 from trainer.model import HybridLM
-from trainer.rewards import number_of
+from trainer.rewards import Problem, is_held_out, number_of
 from trainer.synthesis import Recipe, Report, SynthesisError, read_recipe, sandbox, shipped, synthesise
 from trainer.synthesis.filters import Judge
 from trainer.synthesis.templates import filled, within
@@ -82,6 +82,7 @@ def test_what_stays_is_right_and_says_where_it_is_from(tmp_path: Path) -> None:
     assert len(kept) + len(removed) == 12 * 4
     for row in kept:
         question, answer = row["messages"]
+        assert not is_held_out(Problem(question["content"], "", "", ""))
         assert number_of(question["content"].rstrip("=")) % 3
         value = eval(question["content"].rstrip("="), {"__builtins__": {}})
         assert str(value) in answer["content"]

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from trainer.rewards import AnyTasks, Problem, number_of
+from trainer.rewards import AnyTasks, Problem, drawn, number_of
 from trainer.sources import Source
 
 _SHORTEST = 200  # characters of a document that says something
@@ -82,7 +82,10 @@ class Topics(_Seeds):
 
 
 class Problems(_Seeds):
-    """Problems of `trainer.rewards`, level by level in turn: the value `problem`. Their verifier knows the answers."""
+    """Problems of `trainer.rewards`, level by level in turn: the value `problem`. Their verifier knows the answers.
+
+    Those that models are judged by (`trainer.rewards.is_held_out`) are not among them.
+    """
 
     kind: Literal["problems"] = "problems"
     tasks: AnyTasks
@@ -98,10 +101,11 @@ class Problems(_Seeds):
         return self.tasks.identity()
 
     def seeds(self, seed: int) -> Iterator[Seed]:
-        """`count` of them."""
+        """`count` of them. Raises ProblemError where there seem to be none."""
         levels = self.tasks.names
         for number in range(self.count):
-            found = self.tasks.problem(levels[number % len(levels)], number_of("synthesis", seed, number))
+            drawn_by = number_of("synthesis", seed, number)
+            found = drawn(self.tasks, levels[number % len(levels)], drawn_by, held_out=False)
             yield Seed(f"{number}:{found.source}", {"problem": found.prompt}, found)
 
 
