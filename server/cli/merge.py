@@ -10,15 +10,21 @@ from server.cli.options import JsonOption
 if TYPE_CHECKING:
     from trainer.checkpoint import Checkpoint
     from trainer.merge.recipe import MergeRecipe
-    from trainer.merge.verdict import Verdict
+    from trainer.merge.verdict import HeldOut, Verdict
+
+_UNITS = {"bits_per_byte": "bits per byte", "nats": "nats a token of the answers"}
 
 
 def merge(
     models: Annotated[list[Path], typer.Argument(help="Checkpoints, or Hugging Face folders of Lfm2 models.")],
     out: Annotated[Path, typer.Option(help="Directory that the merged model is kept in, if it wins.")],
     corpus: Annotated[
-        list[Path], typer.Option(help="A prepared corpus to judge by; every source of every corpus counts once.")
-    ],
+        list[Path] | None, typer.Option(help="A prepared corpus to judge by; every source of every corpus counts once.")
+    ] = None,
+    chats: Annotated[
+        list[Path] | None,
+        typer.Option(help="In the place of corpora: JSONL or Parquet of conversations that no model has learnt."),
+    ] = None,
     base: Annotated[Path | None, typer.Option(help="What all of them were trained from.")] = None,
     method: Annotated[
         str,
@@ -39,34 +45,33 @@ def merge(
     windows: Annotated[int, typer.Option(min=2, help="Held-out windows of every source.")] = 128,
     json: JsonOption = False,
 ) -> None:
-    """Merge models, and keep the result only if it beats each of them on the mean over held-out text.
+    """Merge models, and keep the result only if it beats each of them on the mean over what was held out.
 
-    Weights are searched on one half of the held-out windows; the table is of the other half.
+    Weights are searched on one half of the held-out windows or conversations; the table is of the other half.
 
     Examples:
 
         fulcrum merge code/sealed/5d0c prose/sealed/77ab --base base/sealed/01fe --corpus both --out merged
+
+        fulcrum merge sums words --base base --chats sums.jsonl --chats words.jsonl --out merged
 
         fulcrum merge a b --method slerp --weights 0.6,0.4 --corpus code --corpus prose --out merged
 
         fulcrum merge a b c --base base --method della --density 0.6 --corpus all --out merged --json
     """
     from trainer.checkpoint import gathered, seal
-    from trainer.data import Corpus
-    from trainer.merge.text import held_out_text
     from trainer.merge.verdict import merge_and_judge
 
     recipe = _recipe(method, weights, density, epsilon, scale, seed)
     _refuse_twice(models)
     parents = {_name(path, models): gathered(path, out / "parents") for path in models}
     origin = gathered(base, out / "parents") if base else None
-    tokenizer = next(iter(parents.values())).tokenizer
-    corpora = {_name(path, corpus): Corpus.open(path) for path in corpus}
-    held_out = held_out_text(corpora, tokenizer, sequence=sequence, windows=windows)
+    held_out = _held_out(corpus or [], chats or [], next(iter(parents.values())), sequence, windows)
     with _Bar() as bar:
         ended = merge_and_judge(recipe, parents, origin, held_out, evaluations=evaluations, report=bar.report)
-    kept = seal(ended.model, out / "sealed", tokenizer) if ended.won else None
-    _as_json(ended, kept) if json else _as_table(ended, kept)
+    kept = seal(ended.model, out / "sealed", next(iter(parents.values())).tokenizer) if ended.won else None
+    unit = "nats" if chats else "bits_per_byte"
+    _as_json(ended, kept, unit) if json else _as_table(ended, kept, unit)
 
 
 def _recipe(method: str, weights: str | None, density: float, epsilon: float, scale: float, seed: int) -> "MergeRecipe":
@@ -84,6 +89,25 @@ def _recipe(method: str, weights: str | None, density: float, epsilon: float, sc
         raise MergeError(f"this cannot be a merge: {said.strip()}", advice="see fulcrum merge --help") from wrong
     except ValueError as wrong:
         raise MergeError(f"{weights!r} are no weights", advice="say numbers with commas: 0.6,0.4") from wrong
+
+
+def _held_out(corpora: list[Path], chats: list[Path], model: "Checkpoint", sequence: int, windows: int) -> "HeldOut":
+    from trainer.chat import template_of
+    from trainer.data import Corpus
+    from trainer.dialogues import Dialogues
+    from trainer.errors import MergeError
+    from trainer.merge.answers import held_out_answers
+    from trainer.merge.text import held_out_text
+
+    if bool(corpora) == bool(chats):
+        raise MergeError("models are compared by one of text and conversations", advice="say --corpus or --chats")
+    tokenizer = model.tokenizer
+    if chats:
+        template = template_of(model.directory, tokenizer)
+        opened = {_name(path, chats): Dialogues.open(path, tokenizer, template) for path in chats}
+        return held_out_answers(opened, sequence=sequence)
+    read = {_name(path, corpora): Corpus.open(path) for path in corpora}
+    return held_out_text(read, tokenizer, sequence=sequence, windows=windows)
 
 
 def _refuse_twice(models: list[Path]) -> None:
@@ -118,25 +142,23 @@ class _Bar:
         self._bar.stop()
 
 
-def _as_json(ended: "Verdict", kept: "Checkpoint | None") -> None:
+def _as_json(ended: "Verdict", kept: "Checkpoint | None", unit: str) -> None:
     import json
 
     found = {
         "recipe": ended.recipe.model_dump(),
-        "bits_per_byte": [
-            {"name": row.name, "bits_per_byte": row.figures, "mean": row.mean} for row in (*ended.parents, ended.merge)
-        ],
+        unit: [{"name": row.name, unit: row.figures, "mean": row.mean} for row in (*ended.parents, ended.merge)],
         "kept": kept is not None,
         "checkpoint": str(kept.directory) if kept else None,
     }
     typer.echo(json.dumps(found, indent=2))
 
 
-def _as_table(ended: "Verdict", kept: "Checkpoint | None") -> None:
+def _as_table(ended: "Verdict", kept: "Checkpoint | None", unit: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"Held-out bits per byte, lower is better: {ended.recipe.method}")
+    table = Table(title=f"Held-out {_UNITS[unit]}, lower is better: {ended.recipe.method}")
     table.add_column("model")
     for name in ended.merge.figures:
         table.add_column(name, justify="right")

@@ -100,6 +100,25 @@ def test_a_merge_that_is_not_better_is_not_kept(household: Household, tmp_path: 
     assert not (tmp_path / "sealed").exists()
 
 
+def test_models_are_compared_by_held_out_conversations(household: Household, tmp_path: Path) -> None:
+    parents = [parent.directory for parent in household.specialists]
+    asked = [("what is 3 + 4?", "3 + 4 = 7"), ("who sees whom?", "the fox sees a hen and runs away")]
+    given: list[str | Path] = ["--base", household.base.directory, "--method", "task_arithmetic", "--out", tmp_path]
+    for name, (question, answer) in zip(("sums", "words"), asked, strict=True):
+        said = {"role": "assistant", "content": answer}
+        rows = [{"messages": [{"role": "user", "content": f"{question} {n}"}, said]} for n in range(8)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        given += ["--chats", tmp_path / f"{name}.jsonl"]
+    found = merge(*parents, *given, "--evaluations", "3")
+    *judged, merged = found["nats"]
+    assert set(merged["nats"]) == {"sums.jsonl", "words.jsonl"}
+    assert judged[0]["nats"]["sums.jsonl"] < judged[1]["nats"]["sums.jsonl"]
+    assert found["kept"] == (merged["mean"] < min(row["mean"] for row in judged))
+    for neither_nor_both in ([], ["--corpus", household.folder / "both", "--chats", tmp_path / "sums.jsonl"]):
+        with pytest.raises(Exception, match="one of text and conversations"):
+            merge(*parents, "--out", tmp_path, *neither_nor_both)
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [

@@ -1,6 +1,6 @@
 """Lever 5: specialists of several distributions, merged into the model that goes on."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,13 +13,14 @@ from trainer.checkpoint import Checkpoint
 from trainer.dialogues import Dialogues
 from trainer.dialogues.dialogues import fingerprint
 from trainer.errors import CheckpointError, Interrupted
+from trainer.merge.answers import held_out_answers
 from trainer.merge.options import MergeOptions
-from trainer.merge.verdict import HeldOut, Measure, Scores, Verdict, merge_and_judge
+from trainer.merge.verdict import HeldOut, Scores, Verdict, merge_and_judge
 from trainer.model import HybridLM
 from trainer.once import first_alone, once
 from trainer.options import LACKING
 from trainer.recipe import Recipe
-from trainer.sft import Sft, answered
+from trainer.sft import Sft
 from trainer.stage import Outcome, Workspace
 
 
@@ -57,7 +58,8 @@ class Merge(Recipe, MergeOptions):
         if workspace.start is None:
             words, advice = LACKING["model"]
             raise CheckpointError(f"merge needs {words}", advice=advice)
-        held_out = HeldOut({name: self._halves(name, workspace) for name in self.specialists})
+        apart = self._kept_apart(workspace, workspace.start)
+        held_out = held_out_answers(apart, sequence=self.sequence, share=self.held_out, placed=workspace.placed)
         trained = {name: self._specialist(name, workspace) for name in self.specialists}
         parents = {name: Checkpoint(workspace.home / path) for name, path in _checkpoints(trained).items()}
         kept, before, after = first_alone(workspace, partial(self._merged, parents=parents, held_out=held_out))
@@ -82,21 +84,17 @@ class Merge(Recipe, MergeOptions):
         place = workspace.directory.parent / f"specialist-{name}"
         return once(Sft.model_validate(training | reading), place, replace(workspace, report=report))
 
-    def _halves(self, name: str, workspace: Workspace) -> tuple[Measure, Measure]:
-        """To search weights by, and to judge by; no prompt is in both, and the specialist has learnt none of them."""
-        assert workspace.start is not None
+    def _kept_apart(self, workspace: Workspace, start: Checkpoint) -> dict[str, Dialogues]:
+        """Of every distribution what no specialist learns, by a hash of the prompt."""
         tokenizer = workspace.corpus.tokenizer
-        template = template_of(workspace.start.directory, tokenizer)
-        files = self.specialists[name]
-        _, held_out = Dialogues.open(files, tokenizer, template, on_bad=self.on_bad, long=self.long).split(
-            self.held_out
-        )
+        template = template_of(start.directory, tokenizer)
 
-        def measure(model: HybridLM, chats: Dialogues) -> float:
-            return answered(workspace.placed(model), chats, self.sequence)["answers/nats"]
+        def split(files: Sequence[Path]) -> Dialogues:
+            return Dialogues.open(files, tokenizer, template, on_bad=self.on_bad, long=self.long).split(self.held_out)[
+                1
+            ]
 
-        judged, searched = (partial(measure, chats=half) for half in held_out.split(self.held_out / 2))
-        return searched, judged
+        return {name: split(files) for name, files in self.specialists.items()}
 
     def _merged(
         self, workspace: Workspace, parents: Mapping[str, Checkpoint], held_out: HeldOut
