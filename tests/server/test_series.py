@@ -142,6 +142,18 @@ def test_a_long_stage_stays_within_its_bound(services: Services, run: str, tmp_p
     assert services.runbook.metrics(run, stage=0, names=("nothing",))[0].points == ()
 
 
+def test_a_stage_may_leave_data_in_the_place_of_a_checkpoint(services: Services, run: str, tmp_path: Path) -> None:
+    records = [StageRecord(name="synthesise", makes="data")]
+    hears = Telling(records, RunLedger(services.database, run, "first"), tmp_path, services_clock(services))
+    hears.report(0, 16, 40, {"examples": 3.0})
+    left = Path("00-synthesise-ab/synthesis/examples.jsonl")
+    hears.finished(
+        0, Outcome(stage="synthesise", data=left, before={}, after={"seeds": 40}, tokens=0, parameters=0, seconds=0)
+    )
+    found = services.runbook.view(run).stages[0]
+    assert (found.makes, found.data, found.checkpoint, found.after) == ("data", str(left), None, {"seeds": 40})
+
+
 def test_the_last_word_of_a_stage_is_kept(services: Services, run: str, tmp_path: Path) -> None:
     hears = Telling(
         [StageRecord(name="pretrain")], RunLedger(services.database, run, "first"), tmp_path, services_clock(services)

@@ -15,9 +15,10 @@ from trainer.errors import CheckpointError, Interrupted
 from trainer.pipeline import run, stages_of
 from trainer.stage import Outcome
 from trainer.synthesis import SynthesisError
+from trainer.synthesis.sandbox import SandboxError
 
 _SMALL = {"batch": 4, "sequence": 64}
-_TAUGHT = [{"kind": "teacher", "tokens": 2_560, **_SMALL}, {"kind": "pretrain", "tokens": 1_024, **_SMALL}]
+_TAUGHT = [{"kind": "teacher", "tokens": 1_024, **_SMALL}, {"kind": "pretrain", "tokens": 1_024, **_SMALL}]
 
 
 def recipe(**changed: Any) -> dict[str, Any]:
@@ -120,13 +121,18 @@ def test_the_teacher_is_taught_and_the_student_learns_what_it_says(
 
 
 def test_a_model_answers_itself_and_nothing_kept_is_an_error(
-    corpus: Corpus, tiny: Architecture, tmp_path: Path
+    corpus: Corpus, tiny: Architecture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     itself = {"kind": "synthesise", "recipe": recipe(), "tutor": "self", "limit": 5}
     final, (_, found) = run(stages_of([_TAUGHT[1], itself]), tiny, corpus.directory, tmp_path)
     row = json.loads(made(found, tmp_path).splitlines()[0])
     assert (row["provenance"]["tutor"], found.after["seeds"]) == (final.directory.name, 5)
     nothing = recipe(filters=[{"kind": "length", "of": "answer", "shortest": 900}])
+    monkeypatch.setattr("trainer.synthesis.sandbox._shuts", lambda: False)
+    coded = itself | {"recipe": recipe(filters=[{"kind": "code", "of": "answer"}])}
+    with pytest.raises(SandboxError):
+        run(stages_of([_TAUGHT[1], coded]), tiny, corpus.directory, tmp_path)
+    assert len(list(tmp_path.glob("*/synthesis"))) == 1  # nobody was asked
     with pytest.raises(SynthesisError, match=r"none of 10 answers passed .*: .*length answer removed"):
         run(stages_of([_TAUGHT[1], itself | {"recipe": nothing}]), tiny, corpus.directory, tmp_path)
 
