@@ -47,7 +47,8 @@ def thinned(points: Mapping[int, Names], limit: int) -> set[int]:
         before = groups[names]
         if len(before) == 1:
             break
-        groups[names] = _spread(before, max(limit - total + len(before), len(before) // 2))
+        ends = min(2, len(before) - 1)  # while others can still give, both stay
+        groups[names] = _spread(before, max(limit - total + len(before), len(before) // 2, ends))
         total += len(groups[names]) - len(before)
     return {tokens for group in groups.values() for tokens in group}
 
