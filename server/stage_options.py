@@ -30,7 +30,7 @@ from trainer.options import (
     TeacherOptions,
 )
 from trainer.recipe import Recipe
-from trainer.rewards import Arithmetic, ReasoningGym
+from trainer.rewards import Arithmetic, PathlessTasks
 from trainer.rl.options import RlOptions
 from trainer.synthesis import recipe as recipes
 from trainer.synthesis.filters import Agreement, Code, Judge, Length, NearDuplicate, Verified
@@ -92,7 +92,7 @@ class ExtendStage(_Trains, ExtendOptions):
 class RlStage(_Trains, RlOptions):
     """Of the stage `rl`."""
 
-    tasks: Annotated[Arithmetic | ReasoningGym, Field(discriminator="kind")] = Arithmetic()  # files are not taken
+    tasks: PathlessTasks = Arithmetic()  # type: ignore[assignment]  # the trainer's may be of files
     batch: int = Field(default=64, ge=2)
     sequence: int = Field(default=96, ge=8)
 

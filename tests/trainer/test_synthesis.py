@@ -20,7 +20,7 @@ from trainer.checkpoint import seal
 from trainer.data import Corpus
 from trainer.model import HybridLM
 from trainer.rewards import Problem, is_held_out, number_of
-from trainer.synthesis import Recipe, Report, SynthesisError, read_recipe, sandbox, shipped, synthesise
+from trainer.synthesis import Recipe, Report, SynthesisError, read_recipe, shipped, synthesise
 from trainer.synthesis.filters import Judge
 from trainer.synthesis.templates import filled, within
 from trainer.tutors import Answer, Prices, Question, Usage
@@ -196,34 +196,6 @@ def test_documents_are_data_to_tutor_and_judge(tmp_path: Path) -> None:
         Recipe.model_validate(made)
     with pytest.raises(ValidationError, match="quoted"):
         Judge(rubric="Good?", show="{answer}")
-
-
-@pytest.mark.parametrize(
-    "code",
-    [
-        "raise SystemExit(0)",
-        "import os; os._exit(0)",
-        "open('/etc/passwd').read()",
-        f"open({str(Path(__file__))!r}).read()",
-        "open('/tmp/fulcrum-was-here', 'w')",
-        "import os; os.fork()",
-        "import threading; threading.Thread(target=print).start()",
-        "import socket; socket.create_connection(('127.0.0.1', PORT), timeout=5)",
-        "x = bytearray(1 << 30)",
-        "while True: pass",
-        "while True: print('x' * 10_000)",
-        "assert not __import__('os').environ.get('FULCRUM_SECRET'); 1 / 0",
-    ],
-)
-def test_code_is_shut_in(code: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    import socket
-
-    monkeypatch.setenv("FULCRUM_SECRET", "yes")
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        ran = sandbox.run(code.replace("PORT", str(listener.getsockname()[1])), seconds=1, memory=256 << 20)
-    assert not ran.passed
-    assert "ConnectionRefused" not in ran.why
-    assert not Path("/tmp/fulcrum-was-here").exists()
 
 
 def test_code_that_passes_its_tests_stays(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from trainer.rewards.numbers import last_number
-from trainer.rewards.problem import Problem
+from trainer.rewards.problem import OneByOne, Problem
 
 _Draw = Callable[[random.Random], tuple[str, Fraction]]
 
@@ -114,7 +114,7 @@ _LEVELS: dict[str, _Draw] = {
 ALL = tuple(_LEVELS)
 
 
-class Arithmetic(BaseModel):
+class Arithmetic(BaseModel, OneByOne):
     """Expressions to be worked out; an answer is right when its last number is exactly the value."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

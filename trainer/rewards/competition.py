@@ -4,96 +4,30 @@ math-verify's own timeouts are signals, which only a main thread has, and sympy 
 interrupted. So they are off, and a process that does not answer in time is killed: its answer counts as wrong.
 """
 
-import hashlib
 import importlib.util
-import json
 import multiprocessing
 import threading
 from functools import cache
 from multiprocessing.connection import Connection
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from trainer.rewards.problem import OneByOne, Problem, ProblemError
+from trainer.rewards.rows import OfFiles
 
-from trainer.rewards.problem import Problem, ProblemError, number_of
-
-_LONGEST_LINE = 1 << 20
 _LONGEST_ANSWER = 1 << 16  # characters of it, from its end, that are looked at
 _SECONDS, _TO_START = 5.0, 120.0  # an answer; a process, whose imports take seconds on a busy machine
 
 
-class Competition(BaseModel):
+class Competition(OfFiles, OneByOne):
     """Rows {"problem": ..., "answer": ...} of JSONL files; further keys are ignored."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    columns: ClassVar[tuple[str, str]] = ("problem", "answer")
 
     kind: Literal["competition"] = "competition"
-    files: tuple[Path, ...] = Field(min_length=1, description="A level each, easy to hard, called as its file")
-
-    @field_validator("files")
-    @classmethod
-    def _distinct(cls, files: tuple[Path, ...]) -> tuple[Path, ...]:
-        if len({file.stem for file in files}) < len(files):
-            raise ValueError("two files have one name, which would be that of their levels")
-        return files
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """See `Tasks`."""
-        return tuple(file.stem for file in self.files)
-
-    def problem(self, level: str, seed: int) -> Problem:
-        """See `Tasks`."""
-        rows = read(next(file for file in self.files if file.stem == level))
-        number = number_of("row", seed) % len(rows)
-        return Problem(*rows[number], level, f"{level}#{number}")
 
     def score(self, problem: Problem, text: str) -> float:
         """See `Verifier`."""
         return float(_judge().agrees(problem.answer, text[-_LONGEST_ANSWER:]))
-
-    def identity(self) -> str:
-        """See `Tasks`: the sha256 of the files."""
-        digest = hashlib.sha256()
-        for file in self.files:
-            read(file)
-            digest.update(hashlib.sha256(file.read_bytes()).digest())
-        return digest.hexdigest()
-
-
-@cache
-def read(file: Path) -> tuple[tuple[str, str], ...]:
-    """(problem, answer) of every row.
-
-    Raises:
-        ProblemError: the file cannot be read, has no rows, or one that is none; its line is named.
-    """
-    rows = []
-    try:
-        with file.open("rb") as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    rows.append(_row(line, f"{file}, line {number}"))
-    except OSError as wrong:
-        raise ProblemError(f"{file} cannot be read: {wrong}", advice="check the path") from wrong
-    if not rows:
-        raise ProblemError(f"{file} has no problems", advice='write rows {"problem": ..., "answer": ...}')
-    return tuple(rows)
-
-
-def _row(line: bytes, where: str) -> tuple[str, str]:
-    if len(line) > _LONGEST_LINE:
-        raise ProblemError(f"{where} has {len(line)} bytes, and may have {_LONGEST_LINE}", advice="remove it")
-    try:
-        row: Any = json.loads(line.decode("utf-8"))
-    except ValueError as wrong:
-        raise ProblemError(f"{where} is no JSON in UTF-8: {wrong}", advice="correct or remove it") from wrong
-    fields = [row.get(name) for name in ("problem", "answer")] if isinstance(row, dict) else []
-    texts = [field for field in fields if isinstance(field, str) and field.strip()]
-    if len(texts) != 2:
-        raise ProblemError(f"{where} has no text `problem` or no text `answer`", advice="correct or remove it")
-    return texts[0], texts[1]
 
 
 @cache

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
 
-from trainer.rewards.problem import Problem, ProblemError
+from trainer.rewards.problem import OneByOne, Problem, ProblemError
 
 _RIGHT = 0.99  # it gives wrong answers a few hundredths, which would be noise in a group's advantages
 
@@ -20,7 +20,7 @@ class GymLevel(BaseModel):
     options: dict[str, JsonValue] = Field(default_factory=dict, description="Of the data set, as max_digits")
 
 
-class ReasoningGym(BaseModel):
+class ReasoningGym(BaseModel, OneByOne):
     """Procedural problems of reasoning-gym; an answer is right when the data set's scorer gives it (nearly) all."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -73,8 +73,10 @@ class Asking:
         engine = Engine(model, tokenizer=self._tokenizer, context=self._context, slots=_SLOTS, cache_bytes=_CACHE_BYTES)
         sampling = self._sampling.model_copy(update={"temperature": temperature, "seed": seed})
         said = rollouts(engine, prompts, sampling, samples)
+        asked = [(problem, each.text) for problem, group in zip(problems, said, strict=True) for each in group]
+        scores = iter(self._options.tasks.scores(asked))
         return [
-            [self._judged(problem, tuple(prompt), completion) for completion in group]
+            [self._judged(problem, tuple(prompt), completion, next(scores)) for completion in group]
             for problem, prompt, group in zip(problems, prompts, said, strict=True)
         ]
 
@@ -96,10 +98,9 @@ class Asking:
             return SamplingParams(max_tokens=self._options.answer, stop=("\n",), stop_tokens=(self._end,))
         return SamplingParams(max_tokens=self._options.answer, stop_tokens=self._template.ends)
 
-    def _judged(self, problem: Problem, prompt: tuple[int, ...], said: Completion) -> Answer:
+    def _judged(self, problem: Problem, prompt: tuple[int, ...], said: Completion, correct: float) -> Answer:
         tokens, logprobs = tuple(said.tokens), tuple(said.sampler_logprobs)
         if said.ended_by is not None:  # to end is a choice as any other, and is learnt as such
             tokens, logprobs = (*tokens, said.ended_by[0]), (*logprobs, said.ended_by[1])
-        correct = self._options.tasks.score(problem, said.text)
         reward = total(self._options.rewards, Answered(said.text, tuple(said.tokens), correct, self._options.answer))
         return Answer(problem, prompt, tokens, logprobs, said.text, said.finish == "length", correct, reward)

@@ -18,13 +18,12 @@ from trainer.cleaners.words import Words
 from trainer.generation.params import SamplingParams
 from trainer.rewards import AnyTasks
 from trainer.rewards.numbers import last_number
+from trainer.sandbox import program, run
 from trainer.sources import Source
-from trainer.synthesis import sandbox
 from trainer.synthesis.candidate import Candidate
 from trainer.synthesis.templates import filled, places, warning
 from trainer.tutors import Question, Tutor, Usage
 
-_FENCED = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)```", re.DOTALL)
 _SCORE = re.compile(r"<score>\s*(-?\d{1,6})\s*</score>")
 _CLOSE = 0.7  # below it, two texts are no duplicates in any sense
 
@@ -119,7 +118,7 @@ class Verified(_Filter):
 
 
 class Code(_Filter):
-    """The answer's Python (its last fenced block, or all of it) runs to its end with the tests after it."""
+    """The answer's Python (its last fenced block, or all of it) runs to its end, and passes the tests."""
 
     kind: Literal["code"] = "code"
     of: str
@@ -136,8 +135,8 @@ class Code(_Filter):
         """See `Length`. Raises SandboxError where code cannot be shut in."""
 
         def verdict(candidate: Candidate) -> str | None:
-            code = program(candidate.values[self.of]) + "\n" + program(filled(self.tests, candidate.values)[0])
-            ran = sandbox.run(code, seconds=self.seconds, memory=self.memory_mb << 20)
+            code, tests = program(candidate.values[self.of]), program(filled(self.tests, candidate.values)[0])
+            ran = run(code, tests, seconds=self.seconds, memory=self.memory_mb << 20)
             return None if ran.passed else f"did not pass: {ran.why}"
 
         return [verdict(candidate) for candidate in candidates]
@@ -278,12 +277,6 @@ AnyFilter = Annotated[
     Length | Pattern | Verified | Code | Agreement | Judge | Decontamination | NearDuplicate,
     Field(discriminator="kind"),
 ]
-
-
-def program(text: str) -> str:
-    """The Python in an answer."""
-    blocks = _FENCED.findall(text)
-    return str(blocks[-1]) if blocks else text
 
 
 def _all(candidate: Candidate) -> str:

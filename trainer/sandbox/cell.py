@@ -1,4 +1,5 @@
-"""The inside of the sandbox: `sandbox.py` runs it by `python -I -S -c`; it shuts the door and runs what it is given.
+"""The inside of the sandbox: `outside.py` runs it by `python -I -S -c`, after `calls.py`. It shuts the door and
+runs what it is given: an answer, which then does as its tests ask, or the tests.
 
 The door is Landlock (docs.kernel.org/userspace-api/landlock.html): from then on this process and its children open no
 file but the interpreter's libraries, for reading, and connect to nothing. Standard library only, on its own feet.
@@ -55,8 +56,10 @@ def become_nobody() -> None:
 
 
 def main() -> None:
-    """Run what standard input holds: {code, seal, readable, limits, unshared}; print the seal at the code's end."""
+    """Run what standard input holds: {code, seal, readable, limits, unshared, pipe}; with a seal it is tests, and the
+    seal is printed at their end."""
     given = json.load(sys.stdin)
+    line = Line(*given["pipe"])  # type: ignore[name-defined]  # noqa: F821  # of calls.py
     for name, most in given["limits"].items():
         resource.setrlimit(getattr(resource, name), (most, most))
     if shut(given["readable"]) < (1 if given["unshared"] else _CLOSES_ALL):
@@ -64,8 +67,14 @@ def main() -> None:
         sys.exit(3)
     if os.getuid() == 0:
         become_nobody()
-    exec(compile(given["code"], "<answer>", "exec"), {"__name__": "__main__"})  # noqa: S102  # it is what this is for
-    print(f"\n{given['seal']}")  # noqa: T201
+    names = {"__name__": "__main__"}
+    if given["seal"]:
+        names |= line.names()
+    exec(compile(given["code"], "<code>", "exec"), names)  # noqa: S102  # it is what this is for
+    if given["seal"]:
+        print(f"\n{given['seal']}")  # noqa: T201
+    else:
+        line.serve(names)
 
 
 if __name__ == "__main__":
