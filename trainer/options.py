@@ -185,6 +185,15 @@ class SftOptions(Lever):
     )
     of: Literal["model", "teacher"] = Field(default="model", description="Who is trained")
     epochs: float | None = Field(default=None, gt=0, le=1000, description="Times each is read, in the place of tokens")
+    order: Literal["shuffled", "given"] = Field(
+        default="shuffled", description="Of the first epoch, such as easy to hard; later ones are shuffled"
+    )
+    replay: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Share of windows, and of the loss, that are the corpus's, not to forget it",
+    )
     held_out: float = Field(default=0.1, ge=0, lt=1, description="Share of prompts that figures are taken of")
     on_bad: Literal["refuse", "skip"] = Field(default="refuse", description="What becomes of rows that are malformed")
     long: Literal["cut", "refuse"] = Field(

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -11,7 +11,8 @@ from trainer.chat import template_of
 from trainer.data import Batch, Corpus
 from trainer.dialogues import Dialogues
 from trainer.dialogues.dialogues import fingerprint
-from trainer.engine import hard_labels, train
+from trainer.dialogues.replay import Replay, mixed_labels
+from trainer.engine import Loss, hard_labels, train
 from trainer.errors import CheckpointError
 from trainer.evaluate.reading import losses
 from trainer.linear_cross_entropy import IGNORED
@@ -26,6 +27,8 @@ _EVALUATED = 32  # windows at once
 
 class Sft(Recipe, SftOptions):
     """Trains on conversations: packed, kept apart, the loss a mean over what the assistant says in the whole batch.
+
+    With `replay`, that share of the windows is the corpus's, and of the loss their mean over all that they say.
 
     Before and after, of the conversations held out: `answers/nats` a token; `answers/accuracy`, the share of tokens
     that were the likeliest; `answers/exact`, the share of answers of which all were, which greedy decoding would give
@@ -53,14 +56,14 @@ class Sft(Recipe, SftOptions):
         if begin is None:
             raise CheckpointError(f"there is no {self.of} to train on chats", advice="put a stage that makes it first")
         template = template_of(begin.directory, workspace.corpus.tokenizer)
-        chats = Dialogues.open(
-            self.files(workspace), workspace.corpus.tokenizer, template, on_bad=self.on_bad, long=self.long
-        )
+        how: dict[str, Any] = {"on_bad": self.on_bad, "long": self.long, "order": self.order}
+        chats = Dialogues.open(self.files(workspace), workspace.corpus.tokenizer, template, **how)
         read, held_out = chats.split(self.held_out)
         recipe = self.lasting(read)
         model, run = workspace.placed(begin.model()), workspace.run()
         before = self._figures(model, held_out, workspace)
-        train(model, _Chats(workspace.corpus, read), recipe, hard_labels, run)
+        chosen = Chats(workspace.corpus, read, self.replay)
+        train(model, chosen, recipe, chosen.loss, run)
         sealed = workspace.seal(model)
         return Outcome(
             stage=self.kind,
@@ -79,10 +82,10 @@ class Sft(Recipe, SftOptions):
         return (workspace.data,)
 
     def lasting(self, read: Dialogues) -> Recipe:
-        """This recipe, as long as its epochs: their windows, to whole steps."""
+        """This recipe, as long as its epochs: their windows and what is replayed beside them, to whole steps."""
         if self.epochs is None:
             return self
-        steps = max(1, round(self.epochs * read.windows(self.sequence) / self.batch))
+        steps = max(1, round(read.visits(self.sequence, self.epochs) / (1 - self.replay) / self.batch))
         return self.model_copy(update={"tokens": steps * self.batch * self.sequence})
 
     def _figures(self, model: HybridLM, held_out: Dialogues, workspace: Workspace) -> dict[str, float]:
@@ -97,14 +100,16 @@ class Sft(Recipe, SftOptions):
         return {f"data/{name}": float(count) for name, count in counts.items()}
 
 
-class _Chats(Corpus):
-    """Chats to train on and, to the training loop's figures, the corpus that the model comes from."""
+class Chats(Corpus):
+    """Chats to train on and, to the training loop's figures and a share of its windows, the model's own corpus."""
 
-    def __init__(self, corpus: Corpus, chats: Dialogues) -> None:
+    def __init__(self, corpus: Corpus, chats: Dialogues, replay: float) -> None:
         super().__init__(corpus.directory, corpus.meta, corpus.tokenizer)
-        self._chats = chats
+        self._chats = Replay(chats, corpus, replay) if replay else chats
+        self.loss: Loss = mixed_labels if replay else hard_labels
 
     def batch(self, step: int, *, size: int, sequence: int, seed: int, long_share: float = 0.0) -> Batch:  # noqa: ARG002  # a corpus's
+        """The batch of a step, a pure function of its arguments."""
         return self._chats.batch(step, size=size, sequence=sequence, seed=seed)
 
 

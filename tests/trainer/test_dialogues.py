@@ -16,9 +16,10 @@ from tokenizers import AddedToken, Tokenizer
 
 from trainer.architecture import Architecture
 from trainer.chat import JinjaTemplate, Message, PlainTemplate, ToolCall
-from trainer.data import Batch
+from trainer.data import Batch, Corpus
 from trainer.dialogues import Dialogues, Skipped, conversations
-from trainer.dialogues.packing import windows
+from trainer.dialogues.packing import neighbours, windows
+from trainer.dialogues.replay import Replay, mixed_labels
 from trainer.engine import hard_labels
 from trainer.errors import CorpusError
 from trainer.linear_cross_entropy import IGNORED
@@ -142,6 +143,81 @@ def test_an_epoch_reads_every_answer_once_in_another_order_each_time(chats: Dial
     assert not torch.equal(epochs[0].inputs, epochs[1].inputs)
     answers = [sorted(batch.targets[batch.targets != IGNORED].tolist()) for batch in epochs]
     assert answers[0] == answers[1]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=60))
+def test_neighbours_share_a_window_in_their_order(lengths: list[int]) -> None:
+    found = neighbours(np.array(lengths), 40)
+    assert [number for window in found for number in window] == list(range(len(lengths)))
+    fill = [sum(lengths[number] for number in window) for window in found]
+    assert max(fill) <= 40
+    assert all(full + lengths[after[0]] > 40 for full, after in zip(fill, found[1:], strict=False))
+
+
+def test_the_given_order_is_that_of_the_first_epoch_and_later_ones_are_shuffled(tmp_path: Path) -> None:
+    rows = [_chat(f"{n}", "so be it" * (n % 7 + 1)) for n in range(40)]
+    chats = Dialogues.open(_file(tmp_path, *rows), _TOKENIZER, order="given")
+    first, two = chats.windows(64), round(chats.visits(64, 2))
+    asked = []
+    for part in (range(first), range(first, two)):
+        batch = chats.read(part, sequence=64, seed=1)
+        text = _TOKENIZER.decode(batch.inputs.flatten().tolist(), skip_special_tokens=False)
+        asked.append([int(each.split("<")[0]) for each in text.split("user\n")[1:]])
+        assert batch.counted == chats.counted(64)
+    assert asked[0] == list(range(40))
+    assert sorted(asked[1]) == asked[0] != asked[1]
+    assert chats.visits(64, 0.5) == first / 2
+    assert (
+        chats.split(0.2)[0]
+        .read(range(1), sequence=64, seed=1)
+        .inputs[0]
+        .equal(chats.split(0.2)[0].read(range(1), sequence=64, seed=2).inputs[0])
+    )
+
+
+@pytest.mark.parametrize("share", [0.1, 0.25, 0.7])
+def test_replayed_windows_are_the_corpuss_own_and_each_kind_counts_as_its_share(
+    chats: Dialogues, corpus: Corpus, share: float
+) -> None:
+    replay, seen = Replay(chats, corpus, share), [0, 0]
+    for step in range(5):
+        batch = replay.batch(step, size=8, sequence=48, seed=5)
+        old = (batch.targets != IGNORED).all(1)  # text counts throughout; of a chat only what the assistant says
+        for kind, source in enumerate((chats, corpus)):
+            rows = old if kind else ~old
+            mine = range(seen[kind], seen[kind] + int(rows.sum()))
+            if not mine:
+                continue
+            alone = source.read(mine, sequence=48, seed=5)
+            for name in ("inputs", "targets", "documents"):
+                assert torch.equal(getattr(batch, name)[rows], getattr(alone, name)), name
+            assert batch.counts[rows].sum().item() == pytest.approx(len(mine) / 8)
+            assert set(batch.counts[rows].unique().tolist()) <= {0.0, batch.counts[rows].max().item()}
+            seen[kind] = mine.stop
+        assert (batch.counts > 0).equal(batch.targets != IGNORED)
+        assert seen[1] == int(np.floor((step + 1) * 8 * share + 1e-9))
+
+
+def test_a_mixed_loss_is_the_mean_of_both_kinds_means(chats: Dialogues, corpus: Corpus, tiny: Architecture) -> None:
+    """Value and gradient, by torch's own cross-entropy of each kind alone."""
+    batch = Replay(chats, corpus, 0.25).batch(0, size=8, sequence=48, seed=5)
+    model = HybridLM(tiny, seed=1)
+    found = mixed_labels(model, batch)
+    found.backward()
+    gradients = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}  # type: ignore[union-attr]
+    model.zero_grad()
+    wanted = torch.zeros(())
+    for source, share, count in ((chats, 0.75, 6), (corpus, 0.25, 2)):
+        alone = source.read(range(count), sequence=48, seed=5)
+        logits = model.logits(model.hidden(alone.inputs, documents=alone.documents))
+        wanted = wanted + share * torch.nn.functional.cross_entropy(logits.flatten(0, 1), alone.targets.flatten())
+    wanted.backward()
+    assert found.item() == pytest.approx(wanted.item(), rel=1e-5)
+    with torch.no_grad():
+        assert mixed_labels(model, batch).item() == pytest.approx(wanted.item(), rel=1e-5)
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-3, atol=1e-6)
 
 
 def test_long_conversations_are_cut_and_counted_or_refused(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from trainer.pipeline import run, stages_of
 from trainer.pretrain import Pretrain
 from trainer.ranks import Ranks
 from trainer.recipe import Recipe
-from trainer.sft import Sft, answered
+from trainer.sft import Chats, Sft, answered
 
 _RECIPE = Recipe(tokens=8 * 64 * 3, batch=8, sequence=64, learning_rate=1e-2)
 
@@ -39,33 +39,32 @@ def base(corpus: Corpus, tiny: Architecture, tmp_path_factory: pytest.TempPathFa
     return found
 
 
-class _Chats(Corpus):
-    def __init__(self, corpus: Corpus, path: Path) -> None:
-        super().__init__(corpus.directory, corpus.meta, corpus.tokenizer)
-        self._read = Dialogues.open(path, corpus.tokenizer)
-
-    def batch(self, step: int, *, size: int, sequence: int, seed: int, long_share: float = 0.0) -> Batch:
-        return self._read.batch(step, size=size, sequence=sequence, seed=seed)
+def _chats(corpus: Corpus, path: Path, replay: float = 0.0) -> Chats:
+    return Chats(corpus, Dialogues.open(path, corpus.tokenizer), replay)
 
 
-def _trained(ranks: Ranks, corpus: Path, chats: Path, tiny: Architecture, recipe: Recipe) -> tuple[list[float], object]:
+def _trained(
+    ranks: Ranks, corpus: Path, chats: Path, tiny: Architecture, recipe: Recipe, replay: float
+) -> tuple[list[float], object]:
     losses: list[float] = []
     model = HybridLM(tiny, seed=4)
     heard = Run(ranks=ranks, report=lambda done, total, metrics: losses.append(metrics["loss"]))
-    train(model, _Chats(Corpus.open(corpus), chats), recipe, hard_labels, heard)
+    read = _chats(Corpus.open(corpus), chats, replay)
+    train(model, read, recipe, read.loss, heard)
     return losses, {name: tensor.numpy() for name, tensor in model.state_dict().items()}
 
 
+@pytest.mark.parametrize("replay", [0.0, 0.3])
 def test_micro_batches_and_ranks_take_the_mean_over_what_counts_of_the_whole_batch(
-    corpus: Corpus, chats: Path, tiny: Architecture
+    corpus: Corpus, chats: Path, tiny: Architecture, replay: float
 ) -> None:
     given = (corpus.directory, chats, tiny)
-    read = _Chats(corpus, chats).batch(0, size=8, sequence=64, seed=0)
+    read = _chats(corpus, chats).batch(0, size=8, sequence=64, seed=0)
     counts = (read.targets >= 0).sum(1)
     assert counts.max() > 1.5 * counts.min()  # so that a mean of means would be another number
-    losses, weights = _trained(Ranks.alone(), *given, _RECIPE)
+    losses, weights = _trained(Ranks.alone(), *given, _RECIPE, replay)
     few = _RECIPE.model_copy(update={"micro_batch": 2})
-    for other, found in (_trained(Ranks.alone(), *given, few), *together(2, _trained, *given, few)):
+    for other, found in (_trained(Ranks.alone(), *given, few, replay), *together(2, _trained, *given, few, replay)):
         assert other == pytest.approx(losses, rel=2e-5)
         for name, weight in weights.items():  # type: ignore[attr-defined]
             assert found[name] == pytest.approx(weight, abs=3e-4), name
@@ -81,15 +80,17 @@ def test_a_part_without_answers_adds_nothing(corpus: Corpus, tiny: Architecture)
 def test_the_stage_learns_resumes_to_the_same_bits_and_knows_its_data(
     corpus: Corpus, base: Checkpoint, tiny: Architecture, chats: Path, tmp_path: Path
 ) -> None:
-    (stage,) = stages_of(
-        [{"kind": "sft", "data": str(chats), "epochs": 6, "batch": 4, "sequence": 64, "learning_rate": 1e-2}]
-    )
+    options = {"epochs": 6, "batch": 4, "sequence": 64, "learning_rate": 1e-2, "order": "given", "replay": 0.25}
+    (stage,) = stages_of([{"kind": "sft", "data": str(chats), **options}])
     given = ([stage], tiny, corpus.directory)
     whole, (outcome,) = run(*given, tmp_path / "whole", start=base)
     assert outcome.after["answers/nats"] < 0.7 * outcome.before["answers/nats"]
     assert outcome.after["answers/accuracy"] > outcome.before["answers/accuracy"]
     assert outcome.after["data/conversations"] + outcome.after["data/held_out"] == 120
     assert {"bits_per_byte", "answers/exact"} <= outcome.before.keys() & outcome.after.keys()
+    _, (forgetful,) = run([stage.model_copy(update={"replay": 0.0})], *given[1:], tmp_path / "without", start=base)
+    assert forgetful.tokens == pytest.approx(0.75 * outcome.tokens, abs=4 * 64)  # epochs count conversations
+    assert outcome.after["bits_per_byte"] < forgetful.after["bits_per_byte"]
 
     stops = 0
     while True:
@@ -117,7 +118,7 @@ def test_exact_answers_are_those_that_greedy_decoding_gives(corpus: Corpus, tiny
     said = [("a", "xyz"), ("b", "q"), ("a a a", "never said"), ("b b b", "nor this")]
     rows = [{"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]} for q, a in said]
     path.write_text("\n".join(map(json.dumps, rows[:2])))
-    taught, model = _Chats(corpus, path), HybridLM(tiny)
+    taught, model = _chats(corpus, path), HybridLM(tiny)
     train(model, taught, Recipe(tokens=40 * 64, batch=1, sequence=64, learning_rate=2e-2), hard_labels, Run())
     path.write_text("\n".join(map(json.dumps, rows)))
     found = answered(model, Dialogues.open(path, corpus.tokenizer), 64)

@@ -36,7 +36,7 @@ class Batch:
     indices: Tensor
 
     @property
-    def counted(self) -> int:
+    def counted(self) -> float:
         """What a mean loss of it is the mean of: targets that are not `IGNORED`."""
         return int((self.targets != IGNORED).sum())
 
@@ -103,8 +103,11 @@ class Corpus:
         Raises:
             CorpusError: a source has too little text for a window, or no document is long enough.
         """
+        return self.read(range(step * size, (step + 1) * size), sequence=sequence, seed=seed, long_share=long_share)
+
+    def read(self, visits: range, *, sequence: int, seed: int, long_share: float = 0.0) -> Batch:
+        """The windows of these visits, which batches count from 0; see `batch`."""
         parts = self._components(sequence, long_share)
-        visits = range(step * size, (step + 1) * size)
         rows = [self._window(*order.deal(parts, visit, seed), sequence, seed) for visit in visits]
         return self._batched(rows, visits)
 

@@ -13,13 +13,14 @@ from tokenizers import Tokenizer
 
 from trainer.chat import ChatError, ChatTemplate, PlainTemplate
 from trainer.data import Batch
-from trainer.dialogues.packing import windows
+from trainer.dialogues.packing import neighbours, windows
 from trainer.dialogues.rows import Bad, Conversation, OnBad, Skipped, conversations
 from trainer.errors import CorpusError
 from trainer.linear_cross_entropy import IGNORED
 from trainer.tokenizer import end_of_text
 
 Long = Literal["cut", "refuse"]
+Order = Literal["shuffled", "given"]
 
 
 @dataclass(frozen=True)
@@ -35,11 +36,16 @@ class Encoded:
 class Dialogues:
     """Conversations in memory, 5 bytes a token; `skipped` are the rows that were none."""
 
-    def __init__(self, encoded: Sequence[Encoded], end: int, skipped: Skipped, long: Long = "cut") -> None:
-        """`end` fills what is left of a window; `long` is what happens to a conversation longer than one."""
-        self.encoded, self.skipped, self._end, self._long = list(encoded), skipped, end, long
+    def __init__(
+        self, encoded: Sequence[Encoded], end: int, skipped: Skipped, long: Long = "cut", order: Order = "shuffled"
+    ) -> None:
+        """`end` fills what is left of a window; `long` is what happens to a conversation longer than one.
+
+        With the order `given`, the first epoch reads conversations as they come; later ones are shuffled.
+        """
+        self.encoded, self.skipped, self._end, self._long, self._order = list(encoded), skipped, end, long, order
         self._kept: dict[int, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
-        self._counts: dict[int, int] = {}
+        self._counts: dict[tuple[int, bool], int] = {}
         self._epochs: dict[tuple[int, int, int], list[list[int]]] = {}
 
     @classmethod
@@ -51,6 +57,7 @@ class Dialogues:
         *,
         on_bad: OnBad = "refuse",
         long: Long = "cut",
+        order: Order = "shuffled",
     ) -> "Dialogues":
         """The conversations of files, under `template` or the plain one.
 
@@ -69,7 +76,7 @@ class Dialogues:
         if not kept:
             named = ", ".join(map(str, given))
             raise CorpusError(f"{named}: no conversations; {skipped.count} bad rows skipped", advice="give some")
-        return cls(kept, end_of_text(tokenizer), skipped, long)
+        return cls(kept, end_of_text(tokenizer), skipped, long, order)
 
     def split(self, share: float) -> "tuple[Dialogues, Dialogues]":
         """(what is trained on, the `share` that is held out), by a hash of the prompt alone: no prompt is in both.
@@ -85,7 +92,7 @@ class Dialogues:
                 f"of {len(self)} conversations {len(sides[1])} are held out, as a share of {share:g}",
                 advice="give more conversations with different prompts, or hold out another share",
             )
-        first, second = (Dialogues(side, self._end, self.skipped, self._long) for side in sides)
+        first, second = (Dialogues(side, self._end, self.skipped, self._long, self._order) for side in sides)
         return first, second
 
     def __len__(self) -> int:
@@ -98,10 +105,13 @@ class Dialogues:
         return long, len(self.encoded) - len(numbers)
 
     def windows(self, sequence: int) -> int:
-        """Windows of an epoch."""
-        if sequence not in self._counts:
-            self._counts[sequence] = len(self._epoch(sequence, 0, 0))
-        return self._counts[sequence]
+        """Windows of the first epoch."""
+        return self._count(sequence, 0)
+
+    def visits(self, sequence: int, epochs: float) -> float:
+        """Windows of so many epochs."""
+        first, later = self._count(sequence, 0), self._count(sequence, 1)
+        return first * min(1.0, epochs) + later * max(0.0, epochs - 1)
 
     def counted(self, sequence: int) -> int:
         """Tokens of an epoch that the loss is taken of."""
@@ -116,10 +126,13 @@ class Dialogues:
         Raises:
             CorpusError: a conversation is longer than a window, and those are refused; or nothing fits into one.
         """
-        visits = range(step * size, (step + 1) * size)
-        each = self.windows(sequence)
-        rows = [self._epoch(sequence, seed, visit // each)[visit % each] for visit in visits]
-        return self._batched(rows, visits, sequence)
+        return self.read(range(step * size, (step + 1) * size), sequence=sequence, seed=seed)
+
+    def read(self, visits: range, *, sequence: int, seed: int) -> Batch:
+        """The windows of these visits, which batches count from 0; see `batch`."""
+        first, later = self._count(sequence, 0), self._count(sequence, 1)
+        at = [(0, visit) if visit < first else divmod(visit - first + later, later) for visit in visits]
+        return self._batched([self._epoch(sequence, seed, epoch)[place] for epoch, place in at], visits, sequence)
 
     def in_order(self, *, size: int, sequence: int) -> Iterator[Batch]:
         """Every conversation once, in batches of at most `size` windows: for figures.
@@ -164,9 +177,17 @@ class Dialogues:
             numbers, lengths = self._usable(sequence)
             if len(self._epochs) > 1:
                 del self._epochs[next(iter(self._epochs))]
-            packed = windows(lengths, sequence, seed, epoch)
+            given = self._order == "given" and epoch == 0
+            packed = neighbours(lengths, sequence) if given else windows(lengths, sequence, seed, epoch)
             self._epochs[key] = [[int(numbers[place]) for place in window] for window in packed]
         return self._epochs[key]
+
+    def _count(self, sequence: int, epoch: int) -> int:
+        """Windows of an epoch: all that are packed alike have as many."""
+        key = (sequence, self._order == "given" and epoch == 0)
+        if key not in self._counts:
+            self._counts[key] = len(self._epoch(sequence, 0, epoch))
+        return self._counts[key]
 
     def _usable(self, sequence: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """(numbers of the conversations with an answer within a window, the inputs that each takes of it)."""

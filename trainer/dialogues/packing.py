@@ -1,4 +1,4 @@
-"""Which conversations share a window: best-fit decreasing, in an order of its own for every epoch."""
+"""Which conversations share a window: best-fit decreasing in an order of its own for every epoch, or neighbours."""
 
 from bisect import bisect_left, insort
 from collections.abc import Sequence
@@ -19,6 +19,19 @@ def windows(lengths: NDArray[np.int64], size: int, seed: int, epoch: int) -> lis
     order = shuffled[np.argsort(-lengths[shuffled], kind="stable")]
     made = _best_fit(order.tolist(), lengths.tolist(), size)
     return [made[number] for number in random.permutation(len(made))]
+
+
+def neighbours(lengths: NDArray[np.int64], size: int) -> list[list[int]]:
+    """The windows of conversations that follow one another: a new one begins where the next would not fit."""
+    made: list[list[int]] = []
+    left = 0
+    for number, length in enumerate(lengths.tolist()):
+        if length > left:
+            made.append([])
+            left = size
+        made[-1].append(number)
+        left -= length
+    return made
 
 
 def _best_fit(order: Sequence[int], lengths: Sequence[int], size: int) -> list[list[int]]:
