@@ -17,24 +17,31 @@ a message of the role `tool`. An assistant calls one by a line of its own messag
 
 A checkpoint's own template is Jinja, in its tokenizer_config.json or chat_template.jinja, and is rendered as
 transformers renders it (utils/chat_template_utils.py), in a sandbox. It writes special tokens as text, so that a
-message which contains the text of one is refused.
+message which contains the text of one is refused. Where it marks what the assistant says, by `{% generation %}`, that
+is the assistant's; or else what it adds to a request for an answer.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, NoReturn, Protocol
 
-from jinja2 import TemplateError
-from jinja2.ext import loopcontrols
+from jinja2 import TemplateError, nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import BaseModel, ConfigDict, model_validator
 from tokenizers import Tokenizer
 
 from trainer.errors import TrainerError
+from trainer.files import write_text
 from trainer.tokenizer import end_of_text
+
+_CONFIGURATION, _TEMPLATE = "tokenizer_config.json", "chat_template.jinja"
+_BEGINS, _ENDS = "\ufdd0", "\ufdd1"  # around what the assistant says; noncharacters, which no text holds
 
 Role = Literal["system", "user", "assistant", "tool"]
 Tool = Mapping[str, Any]
@@ -136,7 +143,7 @@ class PlainTemplate:
 class JinjaTemplate:
     """A checkpoint's own template; see the module."""
 
-    def __init__(self, tokenizer: Tokenizer, source: str, special: dict[str, str]) -> None:
+    def __init__(self, tokenizer: Tokenizer, source: str, special: Mapping[str, str]) -> None:
         """`special` are the tokens that the configuration names, such as eos_token.
 
         Raises:
@@ -144,9 +151,11 @@ class JinjaTemplate:
         """
         self._tokenizer, self._special = _reading(tokenizer, special=True), special
         self._written = [added.content for added in tokenizer.get_added_tokens_decoder().values() if added.special]
+        self._written += [_BEGINS, _ENDS]
         named = tokenizer.token_to_id(special.get("eos_token", ""))
         self.ends: tuple[int, ...] = tuple(dict.fromkeys((end_of_text(tokenizer), *([] if named is None else [named]))))
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+        added: list[type[Extension]] = [loopcontrols, _Generation]
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=added)
         environment.filters["tojson"] = _to_json
         environment.globals |= {"raise_exception": _refuse, "strftime_now": lambda how: datetime.now().strftime(how)}  # noqa: DTZ005  # the template's reader lives in local time
         try:
@@ -157,12 +166,19 @@ class JinjaTemplate:
     def encode(self, messages: Sequence[Message], *, reply: bool = True, tools: Sequence[Tool] = ()) -> list[int]:
         """See `ChatTemplate`."""
         _refuse_empty(messages)
-        return _ids(self._tokenizer, self._text(messages, reply, tools))
+        return _ids(self._tokenizer, _unmarked(self._text(messages, reply, tools)))
 
     def spoken(self, messages: Sequence[Message], *, tools: Sequence[Tool] = ()) -> Spoken:
-        """See `ChatTemplate`. An answer is what the template adds to its request, up to the token that ends it."""
+        """See `ChatTemplate`. Unless the template marks answers, one is what it adds to its request, up to its end."""
         _refuse_empty(messages)
         whole = self._text(messages, False, tools)
+        parts = _marked(whole) if _BEGINS in whole else self._added(messages, whole, tools)
+        encoded = [(_ids(self._tokenizer, text), answer) for text, answer in parts]
+        tokens = [token for ids, _ in encoded for token in ids]
+        return Spoken(tokens, [answer for ids, answer in encoded for _ in ids])
+
+    def _added(self, messages: Sequence[Message], whole: str, tools: Sequence[Tool]) -> list[tuple[str, bool]]:
+        """The text in parts, and whether each is an answer: from its request up to the token that ends it."""
         parts: list[tuple[str, bool]] = []
         done = 0
         for number, message in enumerate(messages):
@@ -177,9 +193,7 @@ class JinjaTemplate:
                 end = self._ended(told, len(asked))
                 parts += [(whole[done : len(asked)], False), (whole[len(asked) : end], True)]
                 done = end
-        encoded = [(_ids(self._tokenizer, text), answer) for text, answer in [*parts, (whole[done:], False)]]
-        tokens = [token for ids, _ in encoded for token in ids]
-        return Spoken(tokens, [answer for ids, answer in encoded for _ in ids])
+        return [*parts, (whole[done:], False)]
 
     def _ended(self, text: str, start: int) -> int:
         """Where the answer that begins at `start` ends: behind the first token that ends one."""
@@ -194,11 +208,48 @@ class JinjaTemplate:
                     f"a message contains {forged}, by which this model's template tells who speaks",
                     advice="write it in another way",
                 )
-        given = {"messages": [_as_openai(message) for message in messages], **({"tools": tools} if tools else {})}
+        # Without tools they are none, as transformers says it: a template may ask whether they are.
+        given = {"messages": [_as_openai(message) for message in messages], "tools": tools or None, "documents": None}
         try:
             return self._template.render(**given, add_generation_prompt=reply, **self._special)
         except (TemplateError, TypeError, ValueError) as wrong:
             raise ChatError(f"the chat template refuses these messages: {wrong}", advice="see the template") from wrong
+
+
+@dataclass(frozen=True)
+class OwnTemplate:
+    """A template as a checkpoint's directory brings it: Jinja, and the tokens its configuration names (eos_token)."""
+
+    source: str
+    special: Mapping[str, str]
+
+    @classmethod
+    def of(cls, directory: Path) -> "OwnTemplate | None":
+        """What a directory brings, if it does.
+
+        Raises:
+            ChatError: its configuration or template cannot be read.
+        """
+        try:
+            path, beside = directory / _CONFIGURATION, directory / _TEMPLATE
+            configuration: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {}
+            source = beside.read_text("utf-8") if beside.exists() else _named(configuration.get("chat_template"))
+            named = {key: value for key, value in configuration.items() if key.endswith("_token")}
+            special = {key: value["content"] if isinstance(value, dict) else value for key, value in named.items()}
+        except (OSError, ValueError, AttributeError, KeyError) as wrong:
+            raise ChatError(f"{directory}: the chat template cannot be read: {wrong}", advice="correct it") from wrong
+        known = {key: value for key, value in sorted(special.items()) if isinstance(value, str)}
+        return cls(source, known) if source else None
+
+    def write(self, directory: Path) -> None:
+        """Bring it in a directory that has a tokenizer_config.json, as transformers does."""
+        write_text(directory / _TEMPLATE, self.source)
+        path = directory / _CONFIGURATION
+        write_text(path, json.dumps(json.loads(path.read_text("utf-8")) | dict(self.special), indent=2) + "\n")
+
+    def identity(self) -> str:
+        """A text that differs where the template does."""
+        return json.dumps([self.source, dict(self.special)])
 
 
 def template_of(directory: Path, tokenizer: Tokenizer) -> ChatTemplate:
@@ -207,18 +258,39 @@ def template_of(directory: Path, tokenizer: Tokenizer) -> ChatTemplate:
     Raises:
         ChatError: its configuration or template is malformed.
     """
-    try:
-        path = directory / "tokenizer_config.json"
-        configuration: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-        beside = directory / "chat_template.jinja"
-        source = beside.read_text() if beside.exists() else _named(configuration.get("chat_template"))
-    except (OSError, ValueError, AttributeError) as wrong:
-        raise ChatError(f"{directory}: the chat template cannot be read: {wrong}", advice="correct it") from wrong
-    if not source:
-        return PlainTemplate(tokenizer)
-    named = {key: value for key, value in configuration.items() if key.endswith("_token")}
-    special = {key: value["content"] if isinstance(value, dict) else value for key, value in named.items()}
-    return JinjaTemplate(tokenizer, source, {key: value for key, value in special.items() if isinstance(value, str)})
+    own = OwnTemplate.of(directory)
+    return PlainTemplate(tokenizer) if own is None else JinjaTemplate(tokenizer, own.source, own.special)
+
+
+class _Generation(Extension):
+    """The tag by which a template says what the assistant does, as transformers has it; see `_marked`."""
+
+    tags = {"generation"}  # noqa: RUF012  # Jinja's attribute
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        """A block that is written between marks."""
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.CallBlock(self.call_method("_between"), [], [], body).set_lineno(line)
+
+    def _between(self, caller: Callable[[], str]) -> str:
+        return f"{_BEGINS}{caller()}{_ENDS}"
+
+
+def _marked(text: str) -> list[tuple[str, bool]]:
+    """A text in parts, and whether each lies between marks."""
+    parts: list[tuple[str, bool]] = []
+    answer = False
+    for part in re.split(f"([{_BEGINS}{_ENDS}])", text):
+        if part in (_BEGINS, _ENDS):
+            answer = part == _BEGINS
+        else:
+            parts.append((part, answer))
+    return parts
+
+
+def _unmarked(text: str) -> str:
+    return text.replace(_BEGINS, "").replace(_ENDS, "")
 
 
 def _reading(tokenizer: Tokenizer, *, special: bool) -> Tokenizer:

@@ -1,9 +1,10 @@
 """Checkpoints: directories that are there whole or not at all.
 
 A sealed one is a finished model: model.safetensors, architecture.json, where Lfm2 can express it a Hugging Face
-config.json, the tokenizer with its configuration, and what quantisation made of the model (`trainer.packed`). A rolling
-one is where a training stands, in the shards of its ranks (`trainer.shards`). All randomness of training is a function
-of seed and step, so the step is all there is to save of it.
+config.json, the tokenizer with its configuration, the chat template where the model came with one of its own, and what
+quantisation made of the model (`trainer.packed`). A rolling one is where a training stands, in the shards of its ranks
+(`trainer.shards`). All randomness of training is a function of seed and step, so the step is all there is to save of
+it.
 """
 
 import hashlib
@@ -22,6 +23,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from trainer.architecture import Architecture
+from trainer.chat import OwnTemplate
 from trainer.errors import CheckpointError, StorageFull, UnsupportedArchitecture
 from trainer.files import fresh_draft, fsync_directory, fsync_file, is_full, remove_drafts, write_text
 from trainer.interop import load_folder, load_weights, to_config, tokenizer_config, weights
@@ -171,8 +173,17 @@ class Rolling:
         return fresh_draft(target)
 
 
-def seal(model: HybridLM, parent: Path, tokenizer: Tokenizer, quantisation: Quantised | None = None) -> Checkpoint:
+def seal(
+    model: HybridLM,
+    parent: Path,
+    tokenizer: Tokenizer,
+    quantisation: Quantised | None = None,
+    *,
+    template: OwnTemplate | None = None,
+) -> Checkpoint:
     """Keep a finished model under `parent`, named by the sha256 of its content; the same content again costs nothing.
+
+    `template` is the chat template that it speaks, where that is not the plain one.
 
     Raises:
         StorageFull: the disk is full.
@@ -180,6 +191,8 @@ def seal(model: HybridLM, parent: Path, tokenizer: Tokenizer, quantisation: Quan
     """
     digest = hashlib.sha256(model.architecture.hash.encode())
     digest.update(tokenizer.to_str().encode())
+    if template is not None:
+        digest.update(template.identity().encode())
     stored = weights(model)
     if quantisation is not None:
         digest.update(quantisation.packing.scheme.model_dump_json().encode())
@@ -189,14 +202,17 @@ def seal(model: HybridLM, parent: Path, tokenizer: Tokenizer, quantisation: Quan
         digest.update(tensor.cpu().view(torch.uint8).numpy().tobytes())
     target = parent / digest.hexdigest()
     if not target.exists():
-        _write(model, target, tokenizer, quantisation)
+        _write(model, target, tokenizer, quantisation, template)
     return Checkpoint(target)
 
 
 def gathered(folder: Path, parent: Path) -> Checkpoint:
     """A checkpoint of ours, or a Hugging Face folder of an Lfm2 model with its tokenizer.json, sealed under `parent`.
 
+    Its chat template goes along.
+
     Raises:
+        ChatError: its chat template cannot be read.
         CheckpointError: neither of them, damaged, or weights that do not fit their architecture.
         UnsupportedArchitecture: an Lfm2 that ours cannot be.
         TokenizerError: there is none, it is damaged, or it does not fit the model.
@@ -207,10 +223,16 @@ def gathered(folder: Path, parent: Path) -> Checkpoint:
         model = load_folder(folder)
     tokenizer = load_tokenizer(folder / _TOKENIZER)
     require_fit(tokenizer, model.architecture.vocab_size)
-    return seal(model, parent, tokenizer)
+    return seal(model, parent, tokenizer, template=OwnTemplate.of(folder))
 
 
-def _write(model: HybridLM, target: Path, tokenizer: Tokenizer, quantisation: Quantised | None) -> None:
+def _write(
+    model: HybridLM,
+    target: Path,
+    tokenizer: Tokenizer,
+    quantisation: Quantised | None,
+    template: OwnTemplate | None,
+) -> None:
     stored, draft = weights(model), None
     try:
         draft = fresh_draft(target)
@@ -222,6 +244,8 @@ def _write(model: HybridLM, target: Path, tokenizer: Tokenizer, quantisation: Qu
         write_text(draft / _TOKENIZER, tokenizer.to_str())
         end = end_of_text(tokenizer)
         write_text(draft / "tokenizer_config.json", tokenizer_config(tokenizer.to_str(), end))
+        if template is not None:
+            template.write(draft)
         _describe_for_hugging_face(model.architecture, draft, end)
         written = Checkpoint(draft)
         sums = {path.name: written._sum(path.name) for path in sorted(draft.iterdir())}

@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError
 from tokenizers import Tokenizer
 
+from trainer.chat import JinjaTemplate, OwnTemplate
 from trainer.errors import CheckpointError, UnsupportedArchitecture
 from trainer.files import fresh_draft, fsync_directory, write_text
 from trainer.interop import save_folder
@@ -48,10 +49,18 @@ def as_deployed(model: HybridLM, packing: Packing) -> HybridLM:
     return plain
 
 
-def save_hugging_face(model: HybridLM, directory: Path, *, tokenizer: Tokenizer, dtype: Dtype = "f32") -> None:
+def save_hugging_face(
+    model: HybridLM,
+    directory: Path,
+    *,
+    tokenizer: Tokenizer,
+    dtype: Dtype = "f32",
+    template: OwnTemplate | None = None,
+) -> None:
     """Write config.json, generation_config.json, model.safetensors, tokenizer.json and tokenizer_config.json.
 
-    The directory appears whole or not at all.
+    `template` goes along as chat_template.jinja, and what ends an answer by it ends generation. The directory appears
+    whole or not at all.
 
     Raises:
         UnsupportedArchitecture: see `to_config`.
@@ -65,8 +74,12 @@ def save_hugging_face(model: HybridLM, directory: Path, *, tokenizer: Tokenizer,
         draft = fresh_draft(directory)
         typed = copy.deepcopy(model).to(_DTYPES[dtype])
         save_folder(typed, draft, tokenizer=tokenizer.to_str(), end_of_text=end)
+        ends = [end]
+        if template is not None:
+            template.write(draft)
+            ends = list(JinjaTemplate(tokenizer, template.source, template.special).ends)
         # Padding is needed by batches alone, and is masked there; the end of text serves as in GPT-2.
-        generation = {"do_sample": False, "eos_token_id": end, "pad_token_id": end}
+        generation = {"do_sample": False, "eos_token_id": ends if len(ends) > 1 else end, "pad_token_id": end}
         write_text(draft / "generation_config.json", json.dumps(generation, indent=2) + "\n")
         if directory.exists():
             directory.rmdir()  # empty, as was seen above

@@ -8,6 +8,7 @@ from typing import Protocol
 from pydantic import BaseModel, ConfigDict, Field
 
 from trainer.architecture import Architecture
+from trainer.chat import OwnTemplate
 from trainer.checkpoint import Checkpoint, Quantised, Rolling, seal
 from trainer.data import Corpus
 from trainer.engine import Report, Run, held_out
@@ -70,8 +71,13 @@ class Workspace:
         return model.to(self.ranks.device)
 
     def seal(self, model: HybridLM, quantisation: Quantised | None = None) -> Checkpoint:
-        """Keep a finished model; every rank has it, the first writes it."""
-        return self.ranks.once(lambda: seal(model, self.sealed, self.corpus.tokenizer, quantisation))
+        """Keep a finished model, with the chat template of what it began as; every rank has it, the first writes it."""
+
+        def kept() -> Checkpoint:
+            template = OwnTemplate.of(self.start.directory) if self.start else None
+            return seal(model, self.sealed, self.corpus.tokenizer, quantisation, template=template)
+
+        return self.ranks.once(kept)
 
     def held_out(self, model: HybridLM, sequence: int) -> dict[str, float]:
         """The figures every stage reports."""

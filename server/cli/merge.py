@@ -59,6 +59,7 @@ def merge(
 
         fulcrum merge a b c --base base --method della --density 0.6 --corpus all --out merged --json
     """
+    from trainer.chat import OwnTemplate
     from trainer.checkpoint import gathered, seal
     from trainer.merge.verdict import merge_and_judge
 
@@ -69,7 +70,9 @@ def merge(
     held_out = _held_out(corpus or [], chats or [], next(iter(parents.values())), sequence, windows)
     with _Bar() as bar:
         ended = merge_and_judge(recipe, parents, origin, held_out, evaluations=evaluations, report=bar.report)
-    kept = seal(ended.model, out / "sealed", next(iter(parents.values())).tokenizer) if ended.won else None
+    first = next(iter(parents.values()))
+    template = OwnTemplate.of(first.directory)
+    kept = seal(ended.model, out / "sealed", first.tokenizer, template=template) if ended.won else None
     unit = "nats" if chats else "bits_per_byte"
     _as_json(ended, kept, unit) if json else _as_table(ended, kept, unit)
 

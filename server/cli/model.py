@@ -117,8 +117,10 @@ def _to_gguf(model: "HybridLM", checkpoint: "Checkpoint", file: Path, kind: str,
 def _to_hugging_face(model: "HybridLM", checkpoint: "Checkpoint", directory: Path, kind: str) -> None:
     from pydantic import TypeAdapter
 
+    from trainer.chat import OwnTemplate
     from trainer.hugging_face import Dtype, save_hugging_face
 
     wanted: Dtype = TypeAdapter(Dtype).validate_python(kind)
-    save_hugging_face(model, directory, tokenizer=checkpoint.tokenizer, dtype=wanted)
+    template = OwnTemplate.of(checkpoint.directory)
+    save_hugging_face(model, directory, tokenizer=checkpoint.tokenizer, dtype=wanted, template=template)
     typer.echo(f"{directory}: a folder in {kind} that AutoModelForCausalLM and AutoTokenizer load.")
