@@ -28,13 +28,24 @@ def curate(
     near: Annotated[float, typer.Option(min=0, max=1, help="Similarity of near duplicates; 0 keeps them.")] = 0.9,
     easiest: Annotated[float | None, typer.Option(min=0, help="Nats a token of the answer, at least.")] = None,
     hardest: Annotated[float | None, typer.Option(min=0, help="Nats a token of the answer, at most.")] = None,
+    solved_least: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Success rate of the checkpoints, at least.")
+    ] = None,
+    solved_most: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Success rate of the checkpoints, at most.")
+    ] = None,
+    samples: Annotated[
+        int, typer.Option(min=0, help="Answers of each checkpoint to every prompt whose answer can be verified.")
+    ] = 0,
+    temperature: Annotated[float, typer.Option(help="Of these answers.")] = 1.0,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Of such an answer.")] = 64,
     keep: Annotated[int | None, typer.Option(min=1, help="Keep so many that are as different as can be.")] = None,
     order: Annotated[bool, typer.Option("--order/--no-order", help="Easy to hard, if checkpoints judge.")] = True,
     sequence: Annotated[int, typer.Option(min=8, help="Tokens of a conversation that checkpoints judge.")] = 1024,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Count malformed rows; refused without it.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Filter conversations: length, quality, conflicting answers, duplicates, difficulty, diversity, in that order.
+    """Filter conversations: length, quality, conflicts, duplicates, difficulty, success, diversity, in that order.
 
     Rows stay as they are, with their scores under `curation`. Equal input gives equal output.
 
@@ -45,6 +56,8 @@ def curate(
         fulcrum curate chats.jsonl clean.jsonl --conflicts majority --near 0.8 --skip-bad
 
         fulcrum curate chats.jsonl hard.jsonl --checkpoint a/sealed/5d0c --checkpoint b/sealed/77ab --easiest 0.2
+
+        fulcrum curate sums.jsonl learnable.jsonl --checkpoint a --checkpoint b --samples 8 --solved-least 0.1
 
         fulcrum curate chats.jsonl small.jsonl --keep 1000 --json
     """
@@ -61,10 +74,16 @@ def curate(
         near_duplicates=near or None,
         easiest=easiest,
         hardest=hardest,
+        solved_least=solved_least,
+        solved_most=solved_most,
+        samples=samples,
+        temperature=temperature,
+        max_tokens=max_tokens,
         keep=keep,
         order=order,
     )
-    _refuse(source, out, judged=bool(checkpoint), wanted=easiest is not None or hardest is not None)
+    wanted = [asked.easiest, asked.hardest, asked.solved_least, asked.solved_most, asked.samples or None]
+    _refuse(source, out, judged=bool(checkpoint), wanted=any(each is not None for each in wanted))
     skipped = Skipped()
     rows = list(conversations([source], skipped, "skip" if skip_bad else "refuse"))
     with _Bar() as bar:
@@ -98,7 +117,9 @@ def _refuse(source: Path, out: Path, *, judged: bool, wanted: bool) -> None:
     if source.resolve() == out.resolve():
         raise typer.BadParameter("OUT is IN: name another file, so that nothing is lost", param_hint="OUT")
     if wanted and not judged:
-        raise typer.BadParameter("--easiest and --hardest need a --checkpoint that judges", param_hint="--checkpoint")
+        raise typer.BadParameter(
+            "difficulty, success and samples need a --checkpoint that judges", param_hint="--checkpoint"
+        )
 
 
 def _dumped(found: dict[str, Any]) -> str:

@@ -1,6 +1,8 @@
 """Curation: what goes and why, in an order that depends on nothing but the input."""
 
 import json
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +16,18 @@ from typer.testing import CliRunner
 from server.cli.main import application
 from trainer.architecture import Architecture
 from trainer.chat import PlainTemplate
-from trainer.checkpoint import seal
+from trainer.checkpoint import Checkpoint, seal
 from trainer.curation import Curated, Curation, curate
-from trainer.curation.difficulty import difficulties
+from trainer.curation.difficulty import Difficulty, Sampling, difficulties
 from trainer.curation.diversity import centres
 from trainer.data import Corpus
-from trainer.dialogues import Conversation, Skipped, conversations
+from trainer.dialogues import Conversation, Dialogues, Skipped, conversations
+from trainer.engine import Run, hard_labels, train
 from trainer.model import HybridLM
+from trainer.recipe import Recipe
+from trainer.sft import Chats
 
+_BY_HEART = Recipe(tokens=40 * 64, batch=1, sequence=64, learning_rate=2e-2)
 _ODD = {"messages": [{"role": "user", "content": "Hm?"}, {"role": "assistant", "content": "Yes."}]}
 _LONG = "The lock of the canal is opened by the keeper at eight, and boats of all sizes wait in a row before it; {}."
 _ROWS = {
@@ -133,6 +139,48 @@ def test_difficulty_is_the_mean_loss_of_the_answer_over_the_ensemble(
     assert difficulties(rows, kept[:1], 8, lambda *_: None)[-1] is None
 
 
+def test_success_is_the_share_of_sampled_answers_that_are_right_where_they_can_be_verified(
+    corpus: Corpus, tiny: Architecture, tmp_path: Path
+) -> None:
+    """One checkpoint of two knows two of four numbers by heart, and says them as sampled; words are read alone."""
+    path = tmp_path / "four.jsonl"
+    said = {"a": "12", "b": "7", "a a a": "55", "b b b": "some words", "a b": "It is 12."}
+    rows = [
+        {"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]} for q, a in said.items()
+    ]
+    path.write_text("\n".join(map(json.dumps, rows[:2])))
+    taught, other = HybridLM(tiny), HybridLM(tiny, seed=5).eval()
+    train(taught, Chats(corpus, Dialogues.open(path, corpus.tokenizer), 0.0), _BY_HEART, hard_labels, Run())
+    kept = [seal(model, tmp_path / "sealed", corpus.tokenizer) for model in (taught, other)]
+    path.write_text("\n".join(json.dumps(row) for row in [*rows[:4], rows[4] | {"answer": "12"}]))
+    given = list(conversations([path], Skipped()))
+    how = Sampling(samples=4, temperature=0.3, max_tokens=8)
+    found = difficulties(given, kept, 64, lambda *_: None, how)
+    assert [each and (each.success, each.samples) for each in found][:4] == [(0.5, 8), (0.5, 8), (0.0, 8), (0.0, 0)]
+    assert found[4] is not None
+    assert found[4].samples == 8
+    (crowded,) = difficulties(given[:1], kept, 64, lambda *_: None, replace(how, max_tokens=60))
+    assert crowded is not None
+    assert crowded.samples == 0  # prompt and answer have no room together
+
+    asked = Curation(samples=4, temperature=0.3, max_tokens=8, solved_least=0.25, solved_most=0.9)
+    judged = curate(given, asked, skipped=Skipped(), checkpoints=kept, sequence=64, report=lambda *_: None)
+    assert {row["messages"][0]["content"] for row in judged.rows} >= {"a", "b"}
+    assert judged.report["filters"][-1]["name"] == "success"
+    assert judged.report["filters"][-1]["examples"][0]["why"] == "success of 0.000"
+    assert judged.report["difficulty"]["sampled"] == 4
+    assert judged.rows[0]["curation"]["samples"] == 8
+
+
+def test_rows_are_ordered_by_success_and_then_by_nats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = [Difficulty(0.1, 0.0), Difficulty(3.0, 1.0), None, Difficulty(0.5, 1.0)]
+    rows = _rows(tmp_path, {name: (f"q {name}", f"a {name}") for name in "abcd"})
+    # By module: the package has a function of this module's name.
+    monkeypatch.setattr(sys.modules["trainer.curation.curate"], "difficulties", lambda *_: told)
+    judged = curate(rows, Curation(), skipped=Skipped(), checkpoints=[Checkpoint(tmp_path)], report=lambda *_: None)
+    assert [row["name"] for row in judged.rows] == ["d", "b", "a", "c"]
+
+
 def test_the_command_writes_rows_that_it_reads_again(tmp_path: Path) -> None:
     _rows(tmp_path)
     source, out, report = tmp_path / "in.jsonl", tmp_path / "out.jsonl", tmp_path / "report.json"
@@ -153,6 +201,6 @@ def test_the_command_writes_rows_that_it_reads_again(tmp_path: Path) -> None:
     again = CliRunner().invoke(application(), ["curate", str(out), str(tmp_path / "twice.jsonl")])
     assert again.exit_code == 0, again.output
     assert (tmp_path / "twice.jsonl").read_text() == out.read_text()
-    for wrong in (["--easiest", "1"], ["--conflicts", "guess"]):
+    for wrong in (["--easiest", "1"], ["--samples", "2"], ["--conflicts", "guess"]):
         assert CliRunner().invoke(application(), ["curate", str(out), str(report), *wrong]).exit_code == 2
     assert CliRunner().invoke(application(), ["curate", str(out), str(out)]).exit_code == 2

@@ -6,7 +6,7 @@ from typing import Any
 
 from trainer.checkpoint import Checkpoint
 from trainer.curation import alike, quality
-from trainer.curation.difficulty import Difficulty, difficulties
+from trainer.curation.difficulty import Difficulty, Sampling, difficulties
 from trainer.curation.diversity import centres, embedded
 from trainer.curation.recipe import Curation
 from trainer.dialogues import Conversation, Skipped
@@ -38,12 +38,14 @@ def curate(
 ) -> Curated:
     """Filter `conversations`. What results is a function of the arguments alone.
 
-    A row that stays is as it was, with its scores under `curation`: quality, and with checkpoints nats and success.
+    A row that stays is as it was, with its scores under `curation`: quality, and with checkpoints nats, success, and
+    the samples that this is of.
     """
     rules = {row.place: quality.broken(row) for row in conversations}
     hard: dict[str, Difficulty] = {}
     if checkpoints:
-        told = difficulties(conversations, checkpoints, sequence, lambda *at: report("difficulty", *at))
+        sampling = Sampling(asked.samples, asked.temperature, asked.max_tokens) if asked.samples else None
+        told = difficulties(conversations, checkpoints, sequence, lambda *at: report("difficulty", *at), sampling)
         hard = {row.place: each for row, each in zip(conversations, told, strict=True) if each is not None}
     kept, steps = list(conversations), []
     filters = _filters(asked, rules, hard, report)
@@ -53,7 +55,7 @@ def curate(
         steps.append(_step(name, gone, kept, alone))
         kept = [row for place, row in enumerate(kept) if place not in gone]
     if asked.order and hard:
-        kept.sort(key=lambda row: hard[row.place].nats if row.place in hard else float("inf"))
+        kept.sort(key=lambda row: _rank(hard.get(row.place)))
     found = {
         "rows": len(conversations) + skipped.count,
         "bad_rows": skipped.reasons,
@@ -84,6 +86,11 @@ def _filters(
         judged = {n: hard[row.place].nats for n, row in enumerate(rows) if row.place in hard}
         return {n: f"{nats:.3f} nats a token" for n, nats in judged.items() if not least <= nats <= most}
 
+    def solved(rows: Sequence[Conversation]) -> dict[int, str]:
+        least, most = asked.solved_least or 0.0, 1.0 if asked.solved_most is None else asked.solved_most
+        judged = {n: hard[row.place].success for n, row in enumerate(rows) if row.place in hard}
+        return {n: f"success of {rate:.3f}" for n, rate in judged.items() if not least <= rate <= most}
+
     def diverse(rows: Sequence[Conversation]) -> dict[int, str]:
         count = len(rows) if asked.keep is None else asked.keep
         if count >= len(rows):
@@ -104,6 +111,8 @@ def _filters(
         found["near_duplicates"] = lambda rows: alike.near_duplicates(rows, threshold)
     if asked.easiest is not None or asked.hardest is not None:
         found["difficulty"] = difficulty
+    if asked.solved_least is not None or asked.solved_most is not None:
+        found["success"] = solved
     if asked.keep is not None:
         found["diversity"] = diverse
     return found
@@ -156,11 +165,17 @@ def _quartiles(hard: dict[str, Difficulty], rows: int) -> dict[str, float]:
     ordered = sorted(each.nats for each in hard.values())
     found = {f"nats_{q}": ordered[(len(ordered) - 1) * q // 100] for q in (0, 25, 50, 75, 100)} if ordered else {}
     success = sum(each.success for each in hard.values()) / max(1, len(hard))
-    return found | {"success": success, "unread": float(rows - len(hard))}
+    sampled = sum(each.samples > 0 for each in hard.values())
+    return found | {"success": success, "sampled": float(sampled), "unread": float(rows - len(hard))}
+
+
+def _rank(hard: Difficulty | None) -> tuple[float, float]:
+    """Easy to hard: by success, and where that is equal by nats; what no checkpoint can read goes last."""
+    return (1.0, float("inf")) if hard is None else (1 - hard.success, hard.nats)
 
 
 def _scored(row: Conversation, broken: list[str], hard: Difficulty | None) -> dict[str, Any]:
     scores: dict[str, Any] = {"quality": round(quality.score(broken), 4)}
     if hard is not None:
-        scores |= {"nats": hard.nats, "success": hard.success}
+        scores |= vars(hard)
     return {**row.row, "curation": scores}
