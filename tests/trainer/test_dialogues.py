@@ -259,6 +259,7 @@ _POISON: dict[str, dict[str, Any] | bytes] = {
         ]
     },
     "malformed tools": {**_chat("a", "b"), "tools": 3},
+    "not JSON: maximum recursion": b"[" * 100_000,
 }
 
 
@@ -273,6 +274,31 @@ def test_a_poisoned_row_is_told_by_file_and_line_or_skipped_and_counted(tmp_path
     assert (len(chats), chats.skipped.count) == (2, len(_POISON))
     with pytest.raises(CorpusError, match="no conversations; 1 bad rows skipped"):
         Dialogues.open(_file(tmp_path, b"{"), _TOKENIZER, on_bad="skip")
+
+
+def test_what_windows_and_tables_write_is_read_and_a_file_cut_short_is_told(tmp_path: Path) -> None:
+    """A mark before the first row and returns behind each are no fault; a null is what a row does not have."""
+    rows = [json.dumps(_chat(f"Hi {n}", "there")).encode() for n in range(200)]
+    windows_ = tmp_path / "windows.jsonl"
+    windows_.write_bytes(b"\xef\xbb\xbf" + b"\r\n".join(rows) + b"\r\n\r\n")
+    assert len(Dialogues.open(windows_, _TOKENIZER)) == len(rows)
+
+    table = tmp_path / "nulls.parquet"
+    odd = [{"messages": None}, _chat("a", "b"), {"messages": [{"role": None, "content": "a"}]}, {"messages": [None]}]
+    pq.write_table(pa.Table.from_pylist(odd), table)
+    with pytest.raises(CorpusError, match=r"nulls.parquet, row 1: "):
+        Dialogues.open(table, _TOKENIZER)
+    found = Dialogues.open(table, _TOKENIZER, on_bad="skip")
+    assert (len(found), found.skipped.count) == (1, 3)
+
+    empty, zipped, cut = tmp_path / "empty.jsonl", gzip.compress(b"\n".join(rows)), tmp_path / "cut"
+    empty.touch()
+    with pytest.raises(CorpusError, match=r"empty.jsonl: no conversations"):
+        Dialogues.open(empty, _TOKENIZER, on_bad="skip")
+    for whole, why in ((zipped, "ended before"), (zipped[:-8] + bytes(8), "CRC"), (table.read_bytes(), "Parquet")):
+        cut.write_bytes(whole if why == "CRC" else whole[: len(whole) // 2])
+        with pytest.raises(CorpusError, match=why):  # whatever becomes of bad rows: how many are lost, nobody knows
+            Dialogues.open(cut, _TOKENIZER, on_bad="skip")
 
 
 def test_tools_are_read_alike_from_every_kind_of_file(tmp_path: Path) -> None:
