@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -54,20 +55,26 @@ def _trained(
     return losses, {name: tensor.numpy() for name, tensor in model.state_dict().items()}
 
 
-@pytest.mark.parametrize("replay", [0.0, 0.3])
+def _with_and_without_replay(ranks: Ranks, *given: Any) -> list[tuple[list[float], object]]:
+    return [_trained(ranks, *given, replay) for replay in (0.0, 0.3)]
+
+
 def test_micro_batches_and_ranks_take_the_mean_over_what_counts_of_the_whole_batch(
-    corpus: Corpus, chats: Path, tiny: Architecture, replay: float
+    corpus: Corpus, chats: Path, tiny: Architecture
 ) -> None:
     given = (corpus.directory, chats, tiny)
     read = _chats(corpus, chats).batch(0, size=8, sequence=64, seed=0)
     counts = (read.targets >= 0).sum(1)
     assert counts.max() > 1.5 * counts.min()  # so that a mean of means would be another number
-    losses, weights = _trained(Ranks.alone(), *given, _RECIPE, replay)
+    whole = _with_and_without_replay(Ranks.alone(), *given, _RECIPE)
     few = _RECIPE.model_copy(update={"micro_batch": 2})
-    for other, found in (_trained(Ranks.alone(), *given, few, replay), *together(2, _trained, *given, few, replay)):
-        assert other == pytest.approx(losses, rel=2e-5)
-        for name, weight in weights.items():  # type: ignore[attr-defined]
-            assert found[name] == pytest.approx(weight, abs=3e-4), name
+    others = [_with_and_without_replay(Ranks.alone(), *given, few)]
+    others += together(2, _with_and_without_replay, *given, few)
+    for each in others:
+        for (losses, weights), (other, found) in zip(whole, each, strict=True):
+            assert other == pytest.approx(losses, rel=2e-5)
+            for name, weight in weights.items():  # type: ignore[attr-defined]
+                assert found[name] == pytest.approx(weight, abs=3e-4), name
 
 
 def test_a_part_without_answers_adds_nothing(corpus: Corpus, tiny: Architecture) -> None:
