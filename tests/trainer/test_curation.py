@@ -144,10 +144,8 @@ def test_success_is_the_share_of_sampled_answers_that_are_right_where_they_can_b
 ) -> None:
     """One checkpoint of two knows two of four numbers by heart, and says them as sampled; words are read alone."""
     path = tmp_path / "four.jsonl"
-    said = {"a": "12", "b": "7", "a a a": "55", "b b b": "some words", "a b": "It is 12."}
-    rows = [
-        {"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]} for q, a in said.items()
-    ]
+    said = [("a", "12"), ("b", "7"), ("a a a", "55"), ("b b b", "some words"), ("a", "It is 12.")]
+    rows = [{"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]} for q, a in said]
     path.write_text("\n".join(map(json.dumps, rows[:2])))
     taught, other = HybridLM(tiny), HybridLM(tiny, seed=5).eval()
     train(taught, Chats(corpus, Dialogues.open(path, corpus.tokenizer), 0.0), _BY_HEART, hard_labels, Run())
@@ -156,9 +154,9 @@ def test_success_is_the_share_of_sampled_answers_that_are_right_where_they_can_b
     given = list(conversations([path], Skipped()))
     how = Sampling(samples=4, temperature=0.3, max_tokens=8)
     found = difficulties(given, kept, 64, lambda *_: None, how)
-    assert [each and (each.success, each.samples) for each in found][:4] == [(0.5, 8), (0.5, 8), (0.0, 8), (0.0, 0)]
-    assert found[4] is not None
-    assert found[4].samples == 8
+    # The last is right as verified, though its words are not what is said.
+    wanted = [(0.5, 8), (0.5, 8), (0.0, 8), (0.0, 0), (0.5, 8)]
+    assert [each and (each.success, each.samples) for each in found] == wanted
     (crowded,) = difficulties(given[:1], kept, 64, lambda *_: None, replace(how, max_tokens=60))
     assert crowded is not None
     assert crowded.samples == 0  # prompt and answer have no room together
