@@ -175,16 +175,9 @@ class ExtendOptions(Lever):
         return self
 
 
-class SftOptions(Lever):
-    """Of training on conversations."""
+class ChatOptions(Lever):
+    """Of how conversations are read and learnt."""
 
-    data: tuple[Path, ...] = Field(
-        default=(),
-        description="JSONL or Parquet of conversations; several with [a, b]; "
-        "without any, what the last stage `synthesise` made",
-    )
-    of: Literal["model", "teacher"] = Field(default="model", description="Who is trained")
-    epochs: float | None = Field(default=None, gt=0, le=1000, description="Times each is read, in the place of tokens")
     order: Literal["shuffled", "given"] = Field(
         default="shuffled", description="Of the first epoch, such as easy to hard; later ones are shuffled"
     )
@@ -199,6 +192,18 @@ class SftOptions(Lever):
     long: Literal["cut", "refuse"] = Field(
         default="cut", description="What becomes of conversations longer than a window"
     )
+
+
+class SftOptions(ChatOptions):
+    """Of training on conversations."""
+
+    data: tuple[Path, ...] = Field(
+        default=(),
+        description="JSONL or Parquet of conversations; several with [a, b]; "
+        "without any, what the last stage `synthesise` made",
+    )
+    of: Literal["model", "teacher"] = Field(default="model", description="Who is trained")
+    epochs: float | None = Field(default=None, gt=0, le=1000, description="Times each is read, in the place of tokens")
 
     @property
     def makes(self) -> Made:

@@ -1,17 +1,17 @@
 """What can be chosen of the stage `merge`. Free of torch: a server checks it before anything runs."""
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from trainer.merge.recipe import MergeRecipe
-from trainer.options import Lever
+from trainer.options import ChatOptions
 
 SpecialistName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_\-]{0,31}$")]
 
 
-class MergeOptions(Lever):
+class MergeOptions(ChatOptions):
     """Of specialists, each trained on its own distribution, that are merged into one."""
 
     specialists: dict[SpecialistName, tuple[Path, ...]] = Field(
@@ -23,10 +23,6 @@ class MergeOptions(Lever):
     evaluations: int = Field(default=40, ge=1, le=10_000, description="Merges to try in the search for weights")
     held_out: float = Field(
         default=0.2, gt=0, lt=1, description="Share of prompts: half to search weights by, half to judge by"
-    )
-    on_bad: Literal["refuse", "skip"] = Field(default="refuse", description="What becomes of rows that are malformed")
-    long: Literal["cut", "refuse"] = Field(
-        default="cut", description="What becomes of conversations longer than a window"
     )
 
     @field_validator("specialists", mode="before")

@@ -18,7 +18,7 @@ from trainer.merge.options import MergeOptions
 from trainer.merge.verdict import HeldOut, Scores, Verdict, merge_and_judge
 from trainer.model import HybridLM
 from trainer.once import first_alone, once
-from trainer.options import LACKING
+from trainer.options import LACKING, ChatOptions
 from trainer.recipe import Recipe
 from trainer.sft import Sft
 from trainer.stage import Outcome, Workspace
@@ -79,10 +79,10 @@ class Merge(Recipe, MergeOptions):
         def report(done: int, total: int, metrics: dict[str, float]) -> None:
             workspace.report(number * total + done, count * total, metrics)
 
-        training = {field: getattr(self, field) for field in Recipe.model_fields}
-        reading = {"data": self.specialists[name], "held_out": self.held_out, "on_bad": self.on_bad, "long": self.long}
+        fields = Recipe.model_fields.keys() | ChatOptions.model_fields.keys()
+        given = {field: getattr(self, field) for field in fields} | {"data": self.specialists[name]}
         place = workspace.directory.parent / f"specialist-{name}"
-        return once(Sft.model_validate(training | reading), place, replace(workspace, report=report))
+        return once(Sft.model_validate(given), place, replace(workspace, report=report))
 
     def _kept_apart(self, workspace: Workspace, start: Checkpoint) -> dict[str, Dialogues]:
         """Of every distribution what no specialist learns, by a hash of the prompt."""
