@@ -31,7 +31,7 @@ class Outcome(BaseModel):
     after: dict[str, float]
     tokens: int = Field(description="That were trained on")
     parameters: int = Field(description="Of what was trained; 0 where nothing was")
-    seconds: float = Field(description="Spent in training steps, over every resumption")
+    seconds: float = Field(description="Spent in training steps or with a tutor, over every resumption")
 
     def files(self) -> dict[str, Path]:
         """What it left, by field."""

@@ -129,7 +129,7 @@ def _show(final: "Checkpoint", outcomes: "list[Outcome]", as_json: bool) -> None
 
 def _trained(outcome: "Outcome") -> str:
     if outcome.checkpoint is None:
-        return f"{outcome.data}"
+        return f"{outcome.data} in {outcome.seconds:,.0f} s"
     before, after = outcome.before["bits_per_byte"], outcome.after["bits_per_byte"]
     trained = f"{outcome.tokens:,} tokens in {outcome.seconds:,.0f} s"
     return f"{before:.4f} to {after:.4f} held-out bits per byte, {trained}"

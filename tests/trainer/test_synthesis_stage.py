@@ -93,6 +93,7 @@ def test_the_teacher_is_taught_and_the_student_learns_what_it_says(
     assert after["yield"] == len(rows) / 80 < 1
     assert 0 < after["removed/length answer"] < 1
     assert after["tutor/tokens"] > 0
+    assert 0 < synthesis.seconds < 600
     assert [told[1:] for told in heard if told[0] == 3] == [(16, 40), (32, 40), (40, 40)]
     assert sft.after["data/conversations"] + sft.after["data/held_out"] == len(rows)
 

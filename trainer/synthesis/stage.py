@@ -1,9 +1,11 @@
 """Lever 4: a tutor makes conversations for the stages that follow, by a recipe."""
 
+import time
 from pathlib import Path
 from typing import Literal
 
 from trainer.errors import CheckpointError, Interrupted
+from trainer.files import write_text
 from trainer.options import LACKING, TutorOptions
 from trainer.stage import Outcome, Workspace
 from trainer.synthesis import sandbox
@@ -18,6 +20,7 @@ from trainer.tutors.checkpoint import OurTutor
 from trainer.tutors.opened import opened
 from trainer.tutors.port import Tutor
 
+_SECONDS = "seconds"  # a file
 _BLOCK = 16  # seeds between which it can be stopped: a model in this process is not fast
 
 
@@ -57,8 +60,10 @@ class Synthesise(SynthesisOptions):
         seeds = many(self.recipe.seeds, self.recipe.seed, self.limit)
         tutor = _opened(self.tutor, workspace, out)
         judge = None if self.judge in (None, self.tutor) else _opened(self.judge, workspace, out)
+        begun, spent = time.monotonic(), _spent(out)
 
         def told(report: Report) -> None:
+            _note(out, spent + time.monotonic() - begun)
             workspace.report(report.seeds, seeds, self._figures(report))
 
         report = synthesise(
@@ -86,7 +91,7 @@ class Synthesise(SynthesisOptions):
             after=self._figures(report),
             tokens=0,
             parameters=0,
-            seconds=0.0,
+            seconds=_spent(out),
         )
 
     def _figures(self, report: Report) -> dict[str, float]:
@@ -113,6 +118,18 @@ def _opened(who: Own | TutorOptions | None, workspace: Workspace, out: Path) -> 
         words, advice = LACKING["model" if who == "self" else "teacher"]
         raise CheckpointError(f"synthesise needs {words}", advice=advice)
     return OurTutor.open(checkpoint.directory, device=device)
+
+
+def _spent(out: Path) -> float:
+    """Seconds at work there, over every resumption, up to the last block."""
+    file = out / _SECONDS
+    return float(file.read_text()) if file.exists() else 0.0
+
+
+def _note(out: Path, seconds: float) -> None:
+    draft = out / f".{_SECONDS}.draft"
+    write_text(draft, str(seconds))
+    draft.replace(out / _SECONDS)
 
 
 def _removals(report: Report) -> str:
