@@ -92,9 +92,7 @@ def _between(view: SearchView | RunView) -> float:
 
 def _seconds(search: SearchView, run: RunView, candidates: Iterable[CandidateView]) -> dict[str, Any]:
     rows = [c.seconds for c in candidates]
-    stages: dict[str, float] = {}  # their steps alone
-    for stage in run.stages:
-        stages[stage.name] = stages.get(stage.name, 0.0) + (stage.seconds or 0.0)
+    stages = {stage.name: stage.seconds or 0.0 for stage in run.stages}  # their steps alone
     return {
         "search": _between(search),
         "per_candidate": {part: sum(row.get(part, 0.0) for row in rows) / max(1, len(rows)) for part in _PARTS},
@@ -167,9 +165,6 @@ def _trained(stage: dict[str, Any]) -> str:
     sources = [
         f"{name.removeprefix(mark)} {_gain(figures, name)}" for name in figures["after"] if name.startswith(mark)
     ]
-    if "bits_per_byte" not in figures["after"]:
-        told = ", ".join(f"{name} {value:g}" for name, value in figures["after"].items())
-        return f"{told}, {stage['seconds']:.0f} s"
     listed = f" ({', '.join(sources)})" if len(sources) > 1 else ""
     return f"{_gain(figures, 'bits_per_byte')} bits per byte held out{listed}, {stage['seconds']:.0f} s"
 
