@@ -244,7 +244,7 @@ _POISON: dict[str, dict[str, Any] | bytes] = {
     "broken unicode: message 1": b'{"messages": [{"role": "user", "content": "\\ud800"}]}',
     "not JSON": b'{"messages": [',
     "no object": b"[1]",
-    "no list under 'messages'": {"text": "x"},
+    "no conversation: there is text": {"text": "x"},
     "no messages": {"messages": []},
     "unknown role: message 1 is of 'root'": {"messages": [{"role": "root", "content": "x"}]},
     "no answer": {"messages": [{"role": "user", "content": "x"}]},

@@ -174,13 +174,13 @@ def test_competition_problems_are_of_files(tmp_path: Path, monkeypatch: pytest.M
     ("row", "said"),
     [
         (b'{"problem": "p"}', "no text `answer`"),
-        (b'{"problem": "p", "answer": 3}', "no text `answer`"),
+        (b'{"problem": "p", "answer": ["3"]}', "`answer` is list"),
         (b"[1]", "no text"),
         (b"{", "no JSON"),
         (b'{"problem": "\xff", "answer": "1"}', "no JSON in UTF-8"),
         (b'{"problem": "' + b"x" * 10_000_000 + b'", "answer": "1"}', "10000030 bytes"),
     ],
-    ids=["missing", "number", "list", "cut", "unicode", "long"],
+    ids=["missing", "several", "list", "cut", "unicode", "long"],
 )
 def test_poisoned_rows_are_refused_by_their_line(row: bytes, said: str, tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"

@@ -217,6 +217,14 @@ def encode(conversation: Conversation, template: ChatTemplate) -> Encoded | Bad:
     except ChatError as wrong:
         return Bad(conversation.place, f"refused by the chat template: {wrong.message}")
     tokens, said = np.array(spoken.tokens, dtype=np.int32), np.array(spoken.said, dtype=np.bool_)
+    answers = [taught for message, taught in zip(conversation.messages, conversation.taught, strict=False)
+               if message.role == "assistant"]  # fmt: skip
+    if not all(answers):
+        # An answer is a run of what was said; the next begins after a role.
+        begins = said & ~np.concatenate(([False], said[:-1]))
+        if int(begins.sum()) != len(answers):
+            return Bad(conversation.place, "weights: the chat template does not tell its answers apart")
+        said &= np.array([False, *answers])[begins.cumsum()]
     return Encoded(tokens, said, conversation.place, conversation.draw)
 
 

@@ -1,8 +1,7 @@
-"""Conversations in files: JSONL, also compressed, or Parquet; one conversation a row.
+"""Conversations in files: JSONL, also compressed, or Parquet; one conversation a row, in a shape of `readers.chats`.
 
     {"messages": [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}], "tools": [...]}
 
-Roles are system, user, assistant and tool. Calls of tools are written as OpenAI does, or plainly as name and arguments.
 Other keys of a row (a source, an id, a score) are kept beside it and not read.
 """
 
@@ -11,14 +10,14 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import ValidationError
 
-from trainer.chat import Message, Role, ToolCall
+from trainer.chat import Message
 from trainer.errors import CorpusError
+from trainer.readers import chats
 from trainer.readers.lines import raw_lines
 
 OnBad = Literal["refuse", "skip"]
@@ -27,18 +26,20 @@ _LONGEST = 4 << 20  # bytes of a row; a context of a million tokens has about as
 _ROWS = 256
 _EXAMPLES = 3
 _SHOWN = 120
-_ROLES = get_args(Role)
-_KEYS = {"role", "content", "tool_calls", "tool_call_id", "name"}  # the last two repeat what the order says
 
 
 @dataclass(frozen=True)
 class Conversation:
-    """A row: what was said, with which tools at hand, and the row as it was in its file."""
+    """A row: what was said, with which tools at hand, and the row as it was in its file.
+
+    `taught` says of each message whether it is to be learnt; without it, all that the assistant says.
+    """
 
     messages: tuple[Message, ...]
     tools: tuple[dict[str, Any], ...]
     row: dict[str, Any]
     place: str
+    taught: tuple[bool, ...] = ()
 
     @property
     def prompt(self) -> str:
@@ -111,12 +112,22 @@ def conversations(paths: Iterable[Path], skipped: Skipped, on_bad: OnBad = "refu
     for path in paths:
         if not path.is_file():
             raise CorpusError(f"{path}: there is no such file of conversations", advice="check the path")
-        for found in _parquet(path) if _is_parquet(path) else _jsonl(path):
+        for found in objects(path):
             conversation = found if isinstance(found, Bad) else _conversation(*found)
             if isinstance(conversation, Bad):
                 skipped.take(conversation, on_bad)
             else:
                 yield conversation
+
+
+def objects(path: Path) -> Iterator[tuple[str, Any] | Bad]:
+    """(place, row) of everything in a file, and what is bad about a line that is none.
+
+    Raises:
+        CorpusError: it cannot be read.
+        OSError: it cannot be opened.
+    """
+    return _parquet(path) if _is_parquet(path) else _jsonl(path)
 
 
 def _jsonl(path: Path) -> Iterator[tuple[str, Any] | Bad]:
@@ -175,78 +186,7 @@ def _without_nulls(value: Any) -> Any:
 
 def _conversation(place: str, row: Any) -> Conversation | Bad:
     try:
-        return Conversation(_messages(row), _tools(row), row, place)
-    except ValidationError as wrong:
-        first = wrong.errors()[0]
-        why = f"malformed message: {'.'.join(map(str, first['loc']))} {first['msg']}"
-    except (ValueError, RecursionError) as wrong:
-        why = str(wrong)
-    return Bad(place, why, repr(row)[:_SHOWN])
-
-
-def _messages(row: Any) -> tuple[Message, ...]:
-    if not isinstance(row, dict):
-        raise ValueError(f"no object: it is {type(row).__name__}")
-    found = row.get("messages")
-    if not isinstance(found, list):
-        raise ValueError(f"no list under 'messages': there is {', '.join(map(str, row)) or 'nothing'}")
-    if not found:
-        raise ValueError("no messages: the list is empty")
-    messages = tuple(_message(number, each) for number, each in enumerate(found, start=1))
-    if all(message.role != "assistant" for message in messages):
-        raise ValueError("no answer: no message is the assistant's")
-    return messages
-
-
-def _message(number: int, found: Any) -> Message:
-    if not isinstance(found, dict):
-        raise ValueError(f"malformed message: message {number} is no object")
-    if found.get("role") not in _ROLES:
-        raise ValueError(
-            f"unknown role: message {number} is of {found.get('role')!r:.60}, roles are {', '.join(_ROLES)}"
-        )
-    if unknown := set(found) - _KEYS:
-        raise ValueError(f"unknown key: message {number} has {', '.join(sorted(unknown))!r:.60}")
-    calls = tuple(_call(number, call) for call in found.get("tool_calls") or ())
-    content = found.get("content", "") if not calls else found.get("content") or ""
-    if not isinstance(content, str):
-        raise ValueError(f"no text: the content of message {number} is {type(content).__name__}")
-    if not content.strip() and not calls and found["role"] != "tool":
-        raise ValueError(f"empty message: message {number} says nothing")
-    return Message(role=found["role"], content=_text(number, content), tool_calls=calls)
-
-
-def _call(number: int, found: Any) -> ToolCall:
-    """OpenAI's {"function": {"name": ..., "arguments": JSON text}}, or name and arguments alone."""
-    called = found.get("function", found) if isinstance(found, dict) else None
-    arguments = called.get("arguments", {}) if isinstance(called, dict) else None
-    try:
-        arguments = json.loads(arguments) if isinstance(arguments, str) else arguments
-    except ValueError:
-        arguments = None
-    if not isinstance(called, dict) or not isinstance(arguments, dict) or not isinstance(called.get("name"), str):
-        raise ValueError(f"malformed call: message {number} calls a tool without a name or an object of arguments")
-    return ToolCall(name=_text(number, called["name"]), arguments=_json(number, arguments))
-
-
-def _tools(row: dict[str, Any]) -> tuple[dict[str, Any], ...]:
-    found = row.get("tools") or ()
-    if isinstance(found, str):  # Parquet has no place for objects of any shape
-        found = json.loads(found)
-    if not isinstance(found, list | tuple) or not all(isinstance(tool, dict) for tool in found):
-        raise ValueError("malformed tools: they are no list of objects")
-    return tuple(_json(0, tool) for tool in found)
-
-
-def _json(number: int, value: dict[str, Any]) -> dict[str, Any]:
-    _text(number, json.dumps(value, ensure_ascii=False))
-    return value
-
-
-def _text(number: int, text: str) -> str:
-    """JSON can spell half a surrogate pair, which is no text: what was meant is lost."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise ValueError(f"broken unicode: message {number} holds half a surrogate pair") from None
-    return text
+        found = chats.chat(row)
+    except ValueError as wrong:
+        return Bad(place, str(wrong), repr(row)[:_SHOWN])
+    return Conversation(found.messages, found.tools, row, place, found.taught)

@@ -1,4 +1,4 @@
-"""Prompts and pairs in files: JSONL, one object a line.
+"""Prompts and pairs in files: JSONL, also compressed, or Parquet; one a row, in a shape of `readers.chats`.
 
 A prompt is `{"messages": [...]}` or `{"prompt": TEXT or [...]}`, with `"answer": TEXT` where one can be verified; a
 conversation's last answer is left out. A pair is as in data sets of TRL: `{"prompt": ..., "chosen": ..., "rejected":
@@ -6,21 +6,18 @@ conversation's last answer is left out. A pair is as in data sets of TRL: `{"pro
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
-
 from trainer.chat import Message
-from trainer.errors import TrainerError
+from trainer.dialogues.rows import Bad, objects
+from trainer.errors import CorpusError, TrainerError
 from trainer.preference.judges.port import Case
+from trainer.readers import chats
 
 T = TypeVar("T")
-
-_LONGEST = 4 << 20  # bytes of a line
-_MESSAGES = TypeAdapter(tuple[Message, ...])
 
 
 class PreferenceError(TrainerError):
@@ -86,69 +83,38 @@ def _row(pair: Pair) -> dict[str, Any]:
     }
 
 
-def _pair(row: dict[str, Any], place: str) -> Pair:
-    chosen, rejected = (_answer(row, name, place) for name in ("chosen", "rejected"))
-    if chosen == rejected:
-        raise _bad(place, "the chosen and the rejected answer are the same")
+def _pair(row: Any, place: str) -> Pair:
+    prompt, chosen, rejected = _read(chats.compared, row, place)
     about = row.get("provenance")
     known = dict(about) if isinstance(about, dict) else {}
     cut, other = (known.pop(name, False) is True for name in ("chosen_cut", "rejected_cut"))
-    return Pair(_messages(row.get("prompt"), place), chosen, rejected, cut, other, known)
+    return Pair(prompt, chosen, rejected, cut, other, known)
 
 
-def _case(row: dict[str, Any], place: str) -> Case:
-    expected = row.get("answer")
-    if expected is not None and not isinstance(expected, str):
-        raise _bad(place, "the answer is no text")
-    return Case(_messages(row.get("messages", row.get("prompt")), place), expected)
+def _case(row: Any, place: str) -> Case:
+    return Case(_read(chats.asked, row, place), _read(chats.expected, row, place))
 
 
-def _messages(given: object, place: str) -> tuple[Message, ...]:
-    """A prompt, which ends with what is to be answered."""
-    if isinstance(given, str):
-        given = [{"role": "user", "content": given}]
+def _read(what: Callable[[Any], T], row: Any, place: str) -> T:
     try:
-        found = _MESSAGES.validate_python(given)
-    except ValidationError as wrong:
-        raise _bad(place, f"no prompt: {wrong.errors()[0]['msg']}") from wrong
-    if found and found[-1].role == "assistant":
-        found = found[:-1]
-    if not any(message.content.strip() for message in found if message.role == "user"):
-        raise _bad(place, "the prompt has no message of a user")
-    return found
+        return what(row)
+    except ValueError as wrong:
+        raise _bad(place, str(wrong)) from wrong
 
 
-def _answer(row: dict[str, Any], name: str, place: str) -> str:
-    given = row.get(name)
-    if isinstance(given, list) and len(given) == 1 and isinstance(given[0], dict):
-        given = given[0].get("content") if given[0].get("role") == "assistant" else None
-    if not isinstance(given, str):
-        raise _bad(place, f"`{name}` is neither a text nor one message of the assistant")
-    return given
-
-
-def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _rows(path: Path) -> Iterator[tuple[str, Any]]:
     try:
-        with path.open("rb") as file:
-            for number, line in enumerate(iter(lambda: file.readline(_LONGEST + 1), b""), start=1):
-                place = f"{path}, line {number}"
-                if len(line) > _LONGEST:
-                    raise _bad(place, f"it is longer than {_LONGEST >> 20} MiB")
-                if line.strip():
-                    yield place, _object(line, place)
-    except OSError as wrong:
+        for found in objects(path):
+            if isinstance(found, Bad):
+                raise _bad(found.place, found.why)
+            place, row = found
+            try:
+                json.dumps(row, ensure_ascii=False, default=str).encode()  # what is known of a pair is written down again
+            except UnicodeEncodeError:
+                raise _bad(place, "broken unicode: it holds half a surrogate pair") from None
+            yield place, row
+    except (CorpusError, OSError) as wrong:
         raise PreferenceError(f"{path} cannot be read: {wrong}", advice="check the path") from wrong
-
-
-def _object(line: bytes, place: str) -> dict[str, Any]:
-    try:
-        found = json.loads(line)
-        json.dumps(found, ensure_ascii=False).encode()  # half a surrogate pair is JSON, but no text
-    except (ValueError, RecursionError) as wrong:
-        raise _bad(place, f"no JSON of UTF-8 text: {wrong}") from wrong
-    if not isinstance(found, dict):
-        raise _bad(place, "no JSON object")
-    return found
 
 
 def _some(found: list[T], path: Path, what: str) -> list[T]:
@@ -158,4 +124,4 @@ def _some(found: list[T], path: Path, what: str) -> list[T]:
 
 
 def _bad(place: str, why: str) -> PreferenceError:
-    return PreferenceError(f"{place}: {why}", advice="correct or remove the line; docs/preference.md has the format")
+    return PreferenceError(f"{place}: {why}", advice="correct or remove the row; docs/preference.md has the format")
