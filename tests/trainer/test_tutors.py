@@ -1,18 +1,28 @@
 """Tutors against real peers: an HTTP server that misbehaves, our own server's app, and transformers."""
 
+import email.utils
 import json
+import os
 import pickle
+import signal
 import socket
+import ssl
+import struct
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 import uvicorn
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from server.chat.app import create_chat_app
 from server.chat.desk import Desk, Served
@@ -122,7 +132,7 @@ def peer(say: Say, port: int = 0) -> Iterator[Peer]:
 
 def endpoint(port: int, *, cache: Path | None = None, clock: Clock | None = None, **options: Any) -> Endpoint:
     return Endpoint(
-        EndpointOptions(url=f"http://127.0.0.1:{port}/v1", model="larger", **options),
+        EndpointOptions.model_validate({"url": f"http://127.0.0.1:{port}/v1", "model": "larger", **options}),
         key=Secret(KEY, "a test"),
         cache=None if cache is None else AnswerCache(cache),
         prices=Prices(prompt=1.0, completion=10.0),
@@ -290,6 +300,216 @@ def test_a_key_is_nowhere_to_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with peer(echo) as found:
         texts(endpoint(found.port), [question("hello")])
         assert found.headers[0]["authorization"] == f"Bearer {KEY}"
+
+
+def _torn(handler: BaseHTTPRequestHandler, head: bytes, body: bytes = b"") -> None:
+    """What no HTTP library would send, and the end of the connection."""
+    handler.wfile.write(head + b"\r\n\r\n" + body)
+    handler.wfile.flush()
+    handler.connection.shutdown(socket.SHUT_RDWR)
+
+
+def _reset(handler: BaseHTTPRequestHandler) -> None:
+    handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    handler.connection.close()
+
+
+_OK = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
+_FAULTS: dict[str, Callable[[BaseHTTPRequestHandler], None]] = {
+    "chunks that end in the middle": lambda h: _torn(h, _OK + b"transfer-encoding: chunked", b'40\r\n{"choices": ['),
+    "less than was announced": lambda h: _torn(h, _OK + b"content-length: 4000", said("half")),
+    "a broken compression": lambda h: _torn(h, _OK + b"content-encoding: gzip", b"\x1f\x8b nonsense"),
+    "no HTTP": lambda h: _torn(h, b"SSH-2.0-OpenSSH_9.2"),
+    "a reset": _reset,
+    "a gateway's page": lambda h: send(h, 502, b"<html>Bad gateway</html>", "text/html"),
+    "a stream": lambda h: send(h, 200, b"data: {}\n\n", "text/event-stream"),
+    "an error with status 200": lambda h: send(h, 200, b'{"error": {"message": "overloaded", "code": 529}}'),
+    "an answer broken off": lambda h: send(h, 200, said("half an", finish="abort")),
+    "too soon": lambda h: send(h, 425, b""),
+    "too often, absurdly": lambda h: send(h, 429, b"{}", retry_after="nan"),
+    "too often, for no known time": lambda h: send(h, 429, b"{}", retry_after="soon"),
+    "too often, since the past": lambda h: send(h, 429, b"{}", retry_after="Wed, 21 Oct 2015 07:28:00 GMT"),
+}
+
+
+@pytest.mark.parametrize("fault", _FAULTS)
+def test_a_fault_that_passes_costs_a_retry_and_no_answer(fault: str) -> None:
+    def say(found: Peer, handler: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
+        if len(found.asked) < 3:
+            _FAULTS[fault](handler)
+        else:
+            echo(found, handler, body)
+
+    clock = HurriedClock()
+    with peer(say) as found:
+        tutor = endpoint(found.port, clock=clock)
+        assert texts(tutor, [question("hello")]) == [["hello/0"]]
+    assert tutor.usage.retries == 2
+    assert 0.5 <= clock.waits[0] <= 1 <= clock.waits[1] <= 2
+
+
+def test_a_date_to_come_back_at_is_kept_and_one_beyond_the_patience_ends_at_once() -> None:
+    def later(seconds: float) -> str:
+        return email.utils.formatdate(time.time() + seconds, usegmt=True)
+
+    def say(found: Peer, handler: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
+        if len(found.asked) == 1:
+            send(handler, 503, b"", retry_after=later(100))
+        elif body["messages"][0]["content"] == "never":
+            send(handler, 429, b"", retry_after=later(1e6))
+        else:
+            echo(found, handler, body)
+
+    clock = HurriedClock()
+    with peer(say) as found:
+        texts(endpoint(found.port, clock=clock), [question("hello")])
+        assert 98 <= clock.waits[0] <= 110
+        with pytest.raises(TutorError, match=r"tried 1 times in 0 s, and asks to wait \d{6,7} s more"):
+            texts(endpoint(found.port), [question("never")])
+
+
+def _choice(message: dict[str, Any] | None, finish: str | None = "stop", **more: Any) -> dict[str, Any]:
+    return {"choices": [{"message": message, "finish_reason": finish}], **more}
+
+
+_COUNTED: dict[str, Any] = {"usage": {"prompt_tokens": 7, "completion_tokens": 3}}
+_MUTE = "it says nothing"
+
+
+@pytest.mark.parametrize(
+    ("told", "answer"),
+    [
+        (_choice({"content": "Hi", "reasoning_content": "hm"}, **_COUNTED), Answer("Hi", 3, "stop", 7)),
+        (_choice({"content": None, "reasoning_content": "hm"}, "length", **_COUNTED), Answer("", 3, "length", 7)),
+        (_choice({"reasoning": "hm"}, "MAX_TOKENS", **_COUNTED), Answer("", 3, "length", 7)),
+        (_choice({"content": None}, **_COUNTED), Answer("", 3, "refused", 7, why=_MUTE)),
+        (_choice({"tool_calls": [{}]}, "tool_calls"), Answer("", 0, "refused", 2, why=_MUTE)),
+        (_choice({"content": None}, "content_filter"), Answer("", 0, "filtered", 2)),
+        (_choice({"content": None, "refusal": "No."}), Answer("No.", 1, "filtered", 2)),
+        (_choice({"content": "Hi"}, None), Answer("Hi", 1, "stop", 2)),
+        (_choice({"content": "Hi"}, "eos", usage=None, model="another"), Answer("Hi", 1, "stop", 2)),
+        (_choice({"content": "Hi"}, usage={"prompt_tokens": -1, "completion_tokens": "3"}), Answer("Hi", 1, "stop", 2)),
+        (_choice({"content": [{"type": "thinking"}, {"type": "text", "text": "Hi"}]}), Answer("Hi", 1, "stop", 2)),
+        (_choice({"content": "a\ud800b"}), Answer("a?b", 1, "stop", 2)),
+    ],
+)  # fmt: skip
+def test_what_vendors_make_of_an_answer(told: dict[str, Any], answer: Answer) -> None:
+    with peer(lambda _, handler, __: send(handler, 200, json.dumps(told).encode())) as found:
+        assert next(endpoint(found.port).ask([question("hello")])) == (0, [answer])
+
+
+def test_a_model_that_never_says_anything_ends_the_run_and_keeps_the_bill() -> None:
+    told = json.dumps(_choice({"content": None}, **_COUNTED)).encode()
+    with peer(lambda _, handler, __: send(handler, 200, told)) as found:
+        tutor = endpoint(found.port, concurrency=1)
+        with pytest.raises(TutorError, match="refuses every question: it says nothing"):
+            texts(tutor, [question(f"q{number}") for number in range(9)])
+    assert tutor.usage.cost == pytest.approx(8 * (7 * 1 + 3 * 10) / 1e6)
+
+
+def test_a_body_without_end_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainer.tutors.endpoint._MOST_BYTES", 1 << 16)
+
+    def say(found: Peer, handler: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
+        handler.send_response(200)
+        handler.send_header("content-type", "application/json")
+        handler.end_headers()
+        while True:
+            handler.wfile.write(b" " * 4096)
+
+    with peer(say) as found, pytest.raises(TutorError, match=r"more than 0 MiB for one answer, 4 times"):
+        texts(endpoint(found.port), [question("hello")])
+
+
+def test_a_certificate_that_nobody_vouches_for_ends_at_once(tmp_path: Path) -> None:
+    _certificate(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+    with peer(echo) as found:
+        found.server.socket = context.wrap_socket(found.server.socket, server_side=True)
+        tutor = endpoint(found.port, url=f"https://127.0.0.1:{found.port}/v1")
+        with pytest.raises(TutorError, match="no certificate that is trusted"):
+            texts(tutor, [question("hello")])
+    with peer(echo) as found, pytest.raises(TutorError, match=r"SSL.*tried \d+ times"):  # plain HTTP, spoken to in TLS
+        texts(endpoint(found.port, url=f"https://127.0.0.1:{found.port}/v1"), [question("hello")])
+    assert not found.asked
+
+
+def _certificate(folder: Path) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.now(UTC)
+    made = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now, now + timedelta(1))
+    encoding = serialization.Encoding.PEM
+    (folder / "cert.pem").write_bytes(made.sign(key, hashes.SHA256()).public_bytes(encoding))
+    shape, nothing = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    (folder / "key.pem").write_bytes(key.private_bytes(encoding, shape, nothing))
+
+
+def test_a_key_that_a_server_quotes_gets_nowhere(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Not into answers, the cache or a log, not half of it where a complaint is cut, nor what a traceback shows."""
+    caplog.set_level(0)
+    odd = "sk-with\\back'slash\""
+
+    def say(found: Peer, handler: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
+        sent = handler.headers["authorization"].removeprefix("Bearer ")
+        if body["messages"][0]["content"] == "answer":
+            send(handler, 200, said(f"You are {sent}"))
+        elif body["messages"][0]["content"] == "refuse":
+            send(handler, 400, json.dumps({"error": {"message": "x" * 285 + f" {sent}\x1b[2J\ud800"}}).encode())
+        elif body["messages"][0]["content"] == "enter":
+            send(handler, 401, json.dumps({"got": {"the key": sent}}).encode())
+        else:
+            send(handler, 404, b"")
+
+    for key in (KEY, odd):
+        with peer(say) as found:
+            options = EndpointOptions(url=f"http://127.0.0.1:{found.port}/v1", model="larger")
+            tutor = Endpoint(options, key=Secret(key, "a test"), cache=AnswerCache(tmp_path), clock=HurriedClock())
+            answers = dict(tutor.ask([question("answer"), question("refuse")]))
+            assert answers[0][0].text == "You are [secret]"
+            assert answers[1][0].why.startswith("xxx")
+            assert "\x1b" not in answers[1][0].why
+            answers[1][0].why.encode()
+            with pytest.raises(TutorError, match="does not let us in") as raised:
+                texts(tutor, [question("enter")])
+            with pytest.raises(TutorError, match="is not there") as lost:
+                texts(tutor, [question("where?")])
+        frames = traceback.TracebackException.from_exception(lost.value, capture_locals=True).stack
+        ours = str([(frame.name, frame.locals) for frame in frames if frame.filename != __file__])
+        assert "_refusal" in ours
+        kept = "".join(path.read_text() for path in tmp_path.rglob("*.json"))
+        for text in (str(answers), str(raised.value), ours, kept, caplog.text, repr(vars(tutor))):
+            assert key[:12] not in text
+            assert repr(key)[1:-1] not in text
+            assert json.dumps(key)[1:-1] not in text
+
+
+def test_a_kill_while_answers_are_kept_leaves_whole_ones_and_processes_share_them(tmp_path: Path) -> None:
+    cache = AnswerCache(tmp_path)
+    expected = {number: Answer(f"{number}" * 50_000, 1, "stop") for number in range(10)}
+    children = []
+    for _ in range(2):
+        child = os.fork()
+        if child == 0:
+            while True:
+                for number, answer in expected.items():
+                    cache.put({"q": number}, answer)
+        children.append(child)
+    try:
+        deadline = time.monotonic() + 30
+        while cache.get({"q": 9}) is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        for _ in range(20):
+            assert {number: cache.get({"q": number}) for number in expected} == expected
+    finally:
+        for child in children:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+    assert {number: AnswerCache(tmp_path).get({"q": number}) for number in expected} == expected
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(TutorError, match="cannot be kept"):
+        AnswerCache(tmp_path / "file").put({"q": 1}, expected[1])
 
 
 @pytest.fixture(scope="module")

@@ -109,7 +109,9 @@ def _rows(path: Path) -> Iterator[tuple[str, Any]]:
                 raise _bad(found.place, found.why)
             place, row = found
             try:
-                json.dumps(row, ensure_ascii=False, default=str).encode()  # what is known of a pair is written down again
+                json.dumps(
+                    row, ensure_ascii=False, default=str
+                ).encode()  # what is known of a pair is written down again
             except UnicodeEncodeError:
                 raise _bad(place, "broken unicode: it holds half a surrogate pair") from None
             yield place, row

@@ -4,11 +4,12 @@ import hashlib
 import json
 import os
 import tempfile
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from trainer.tutors.port import Answer
+from trainer.tutors.port import Answer, TutorError
 
 
 class AnswerCache:
@@ -28,13 +29,25 @@ class AnswerCache:
         return None
 
     def put(self, asked: dict[str, Any], answer: Answer) -> None:
-        """Keep an answer. Not flushed to the disk: what a power cut tears, its hash tells."""
+        """Keep an answer. Not flushed to the disk: what a power cut tears, its hash tells.
+
+        Raises:
+            TutorError: it cannot be written.
+        """
         path, value = self._path(asked), asdict(answer)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, draft = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".draft")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump({"asked": asked, "answer": value, "sha256": _digest(value)}, file, ensure_ascii=False)
-        Path(draft).replace(path)
+        draft = None
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, draft = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".draft")
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                json.dump({"asked": asked, "answer": value, "sha256": _digest(value)}, file, ensure_ascii=False)
+            Path(draft).replace(path)
+        except OSError as wrong:
+            with suppress(OSError):
+                Path(draft or path).unlink()
+            raise TutorError(
+                f"an answer cannot be kept: {wrong}", advice="see to the disk, then start again"
+            ) from wrong
 
     def _path(self, asked: dict[str, Any]) -> Path:
         digest = _digest(asked)

@@ -9,8 +9,10 @@ import asyncio
 import email.utils
 import queue
 import random
+import ssl
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -22,12 +24,13 @@ from trainer.tutors.cache import AnswerCache
 from trainer.tutors.pace import Clock, Pace
 from trainer.tutors.port import Answer, Prices, Question, TutorError, Usage
 from trainer.tutors.secret import Secret
-from trainer.tutors.wire import Garbage, answer_in, body_of, complaint_in, tokens_of
+from trainer.tutors.wire import Failed, Garbage, answer_in, body_of, complaint_in, tokens_of
 
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 60.0
 _GARBAGE_TRIES = 4
 _MOST_BYTES = 64 << 20
 _REFUSALS = 8  # so many, and no answer: then it is not the questions
+_COMPLAINT = 300  # characters of one that are told
 _NOT_ALLOWED = (401, 403)
 _REFUSED = (400, 413, 422)
 _PASSING = (408, 425, 429)
@@ -63,6 +66,18 @@ class _Passing(Exception):
     def __init__(self, why: str, *, after: float = 0.0, garbage: bool = False) -> None:
         super().__init__(why)
         self.after, self.garbage = after, garbage
+
+
+class _Bearer(httpx2.Auth):
+    """Puts the key into a request, and into nothing that a traceback shows."""
+
+    def __init__(self, key: Secret) -> None:
+        self._key = key
+
+    def auth_flow(self, request: httpx2.Request) -> Generator[httpx2.Request, httpx2.Response, None]:
+        """See httpx."""
+        request.headers["authorization"] = f"Bearer {self._key.reveal()}"
+        yield request
 
 
 class Endpoint:
@@ -119,9 +134,9 @@ class Endpoint:
         self, bodies: list[tuple[int, int, dict[str, Any]]], tell: Callable[[tuple[int, int, Answer]], None]
     ) -> None:
         left = iter(bodies)
-        key = {} if self._key is None else {"authorization": f"Bearer {self._key.reveal()}"}
+        key = None if self._key is None else _Bearer(self._key)
         limits = httpx2.Limits(max_connections=self._options.concurrency)
-        async with httpx2.AsyncClient(headers=key, timeout=self._options.timeout, limits=limits) as client:
+        async with httpx2.AsyncClient(auth=key, timeout=self._options.timeout, limits=limits) as client:
 
             async def work() -> None:
                 for index, sample, body in left:
@@ -181,7 +196,12 @@ class Endpoint:
                 return await self._once(client, body)
         except (TimeoutError, httpx2.TimeoutException) as late:
             raise _Passing(f"no whole answer within {self._options.timeout:g} s") from late
-        except httpx2.TransportError as wrong:
+        except (httpx2.RequestError, OSError) as wrong:
+            if _distrusted(wrong):
+                raise TutorError(
+                    f"{self.name} shows no certificate that is trusted: {wrong}",
+                    advice="check the address; an authority of your own is named by SSL_CERT_FILE",
+                ) from wrong
             raise _Passing(self._hidden(str(wrong) or type(wrong).__name__)) from wrong
 
     async def _once(self, client: httpx2.AsyncClient, body: dict[str, Any]) -> Answer:
@@ -191,14 +211,15 @@ class Endpoint:
             content = await _whole(response)
         if response.status_code == httpx2.codes.OK:
             try:
-                return answer_in(body, response.headers.get("content-type", ""), content)
-            except Garbage as wrong:
-                raise _Passing(str(wrong), garbage=True) from wrong
+                answer = answer_in(body, response.headers.get("content-type", ""), content)
+                return replace(answer, text=self._hidden(answer.text))
+            except (Garbage, Failed) as wrong:
+                raise _Passing(self._hidden(str(wrong))[:_COMPLAINT], garbage=isinstance(wrong, Garbage)) from None
         said, code = complaint_in(content)
         if response.status_code in _REFUSED and "max_completion_tokens" in said and limit == "max_tokens":
             self._limit_name = "max_completion_tokens"  # OpenAI's newer models want the newer name
             return await self._once(client, body)
-        return self._refusal(response, self._hidden(said), code)
+        return self._refusal(response, self._hidden(said)[:_COMPLAINT], code)
 
     def _refusal(self, response: httpx2.Response, said: str, code: str) -> Answer:
         """A refused answer, where it is the question that is refused."""
@@ -207,7 +228,7 @@ class Endpoint:
             raise TutorError(f"{self.name} does not let us in ({status}): {said}", advice="check the key")
         if status == 404:
             raise TutorError(f"{self.name} is not there (404): {said}", advice="check the address and the model's name")
-        if code == "insufficient_quota":
+        if status == 402 or code == "insufficient_quota":
             raise TutorError(
                 f"{self.name}: the account is used up: {said}", advice="pay, then start again: no answer is lost"
             )
@@ -221,6 +242,13 @@ class Endpoint:
 
     def _hidden(self, text: str) -> str:
         return text if self._key is None else self._key.hide_in(text)
+
+
+def _distrusted(wrong: BaseException | None) -> bool:
+    """A certificate does not get better by waiting."""
+    while wrong is not None and not isinstance(wrong, ssl.SSLCertVerificationError):
+        wrong = wrong.__cause__ or wrong.__context__
+    return wrong is not None
 
 
 async def _whole(response: httpx2.Response) -> bytes:

@@ -46,7 +46,7 @@ class Question:
 class Answer:
     """One answer: its text, its length in the tutor's tokens, why it ended, and the tokens of its prompt.
 
-    A refused question has the tutor's reason in `why`, and neither text nor tokens.
+    A refused question has the reason in `why`, and no text.
     """
 
     text: str

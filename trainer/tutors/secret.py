@@ -1,5 +1,6 @@
 """A key to an endpoint: from the environment or a file, and nowhere to be read again."""
 
+import json
 import os
 from pathlib import Path
 
@@ -44,8 +45,10 @@ class Secret:
         return self._value
 
     def hide_in(self, text: str) -> str:
-        """`text` without the key: servers like to quote it back."""
-        return text.replace(self._value, _HIDDEN)
+        """`text` without the key, as it is or as JSON or Python spells it: servers like to quote it back."""
+        for spelt in (self._value, json.dumps(self._value)[1:-1], repr(self._value)[1:-1]):
+            text = text.replace(spelt, _HIDDEN)
+        return text
 
     def __repr__(self) -> str:
         return f"Secret(from {self._source})"
