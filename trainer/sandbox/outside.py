@@ -1,15 +1,16 @@
 """Code that others wrote, shut in. It may be anything, so it may do next to nothing.
 
-Guaranteed, or it is not run at all: it writes no file and reads none but the interpreter's libraries; it makes no TCP
-connection, and signals nobody outside; it has so many seconds of processor and of time, so much memory; it starts no
-process or thread; it sees nothing of the environment. That takes Linux with Landlock: 5.13 and later where `unshare`
-is allowed its namespaces, else 6.12. Started as root, it runs as nobody.
+Guaranteed, or it is not run at all: it writes no file, nor a file's rights or times, and reads none but the
+interpreter's libraries; it opens no socket, and signals nobody outside; it has so many seconds of processor and of
+time, so much memory; it starts no process or thread; it sees nothing of the environment. That takes Linux on x86-64 or
+arm64 with seccomp and Landlock: 5.13 and later where `unshare` is allowed its namespaces, else 6.12. Started as root,
+it runs as nobody.
 
 Its tests run in a second process, shut in alike, and only call it (`calls.py`): whatever it does or prints, it passes
 by returning what they want, or not at all.
 
-Not guaranteed: that the kernel has no holes; UDP and Unix sockets, where `unshare` is not allowed; and without tests,
-that code which writes to the descriptors it finds is told from code that came to its end.
+Not guaranteed: that the kernel has no holes; that it learns not whether a path exists; and without tests, that code
+which writes to the descriptors it finds is told from code that came to its end.
 """
 
 import json
@@ -65,7 +66,7 @@ def run(code: str, tests: str = "", *, seconds: float = 5.0, memory: int = 512 <
     """
     if not _shuts():
         raise SandboxError(
-            "this host cannot shut code in: that takes Landlock, and `unshare` or Linux 6.12",
+            "this host cannot shut code in: that takes seccomp, Landlock, and `unshare` or Linux 6.12",
             advice="run it on such a host, or use nothing of the kind `code` or `programs`",
         )
     return _run(code, tests, seconds, memory)
