@@ -82,14 +82,20 @@ def _ours(ours: PolicyLoss, logprobs: Tensor, known: dict[str, Tensor]) -> Polic
         kl=st.sampled_from([0.0, 0.05]),
     ),
     corrected=st.sampled_from(["no", "token", "sequence"]),
+    apart=st.sampled_from([0.4, 0.4, 20.0]),
+    informed=st.sampled_from([1.0, 1.0, 0.0]),
+    shortest=st.sampled_from([0, 1]),
 )
-def test_value_gradient_and_clip_share_are_trls(seed: int, ours: PolicyLoss, corrected: Any) -> None:
+def test_value_gradient_and_clip_share_are_trls(
+    seed: int, ours: PolicyLoss, corrected: Any, apart: float, informed: float, shortest: int
+) -> None:
+    """Also of policies far apart, of groups that all answer alike, and of answers that are left out whole."""
     drawn = torch.Generator().manual_seed(seed)
     rows, length = 6, 7
     policy, old, sampler, reference = (
-        torch.randn(4, rows, length, generator=drawn, dtype=torch.float64) * 0.4 - 2
+        torch.randn(4, rows, length, generator=drawn, dtype=torch.float64) * apart - 2
     ).unbind()
-    lengths = torch.randint(1, length + 1, (rows, 1), generator=drawn)
+    lengths = torch.randint(shortest, length + 1, (rows, 1), generator=drawn)
     mask = (torch.arange(length) < lengths).double()
     correction = torch.ones_like(mask)
     if corrected != "no":
@@ -99,7 +105,7 @@ def test_value_gradient_and_clip_share_are_trls(seed: int, ours: PolicyLoss, cor
         "old": old,
         "reference": reference,
         "correction": correction,
-        "advantages": torch.randn(rows, generator=drawn, dtype=torch.float64),
+        "advantages": torch.randn(rows, generator=drawn, dtype=torch.float64) * informed,
         "tokens": mask.sum() + int(torch.randint(0, 9, (), generator=drawn)),
     }
     found: list[tuple[Tensor, Tensor]] = []

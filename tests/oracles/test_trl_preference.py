@@ -77,13 +77,15 @@ _NAMES: list[LossName] = ["sigmoid", "sigmoid_norm", "apo_zero", "simpo"]
     weights=st.lists(st.floats(0.1, 3), min_size=4, max_size=4),
     beta=st.floats(0.01, 3),
     gamma=st.floats(0, 2),
+    least=st.sampled_from([-3.0, -3.0, -1e4]),
+    longest=st.sampled_from([_LENGTH, 1]),
 )
 def test_value_and_gradient_of_every_mix_are_trls(
-    seed: int, names: list[LossName], weights: list[float], beta: float, gamma: float
+    seed: int, names: list[LossName], weights: list[float], beta: float, gamma: float, least: float, longest: int
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
-    policy, reference = -3 * torch.rand(2, 2 * _PAIRS, _LENGTH, generator=generator, dtype=torch.float64)
-    lengths = torch.randint(1, _LENGTH + 1, (2 * _PAIRS, 1), generator=generator)
+    policy, reference = least * torch.rand(2, 2 * _PAIRS, _LENGTH, generator=generator, dtype=torch.float64)
+    lengths = torch.randint(1, longest + 1, (2 * _PAIRS, 1), generator=generator)
     mask = (torch.arange(_LENGTH) < lengths).long()
     held = (reference * mask).sum(1)
     terms = [

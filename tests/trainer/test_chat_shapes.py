@@ -1,12 +1,15 @@
 """Chats, prompts and pairs as data sets in the wild write them: read where they say one thing, refused where two."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from trainer.dialogues import Dialogues
 from trainer.preference.judges import Case
@@ -118,6 +121,7 @@ def test_conversations_of_every_shape(name: str) -> None:
         ({"conversations": ["Hi", "Yes?"]}, "message 1 is no object"),
         ({"conversations": [{"from": ["human"], "value": "a"}]}, "unknown role"),
         ({"instruction": "a", "output": "b", "history": ["Hi"]}, "`history` is no list of"),
+        ({"instruction": "a", "output": "b", "history": 3}, "`history` is no list of"),
         ({"prompt": 3, "completion": "b"}, "there is int"),
         ({"prompt": "a", "completion": [_A | {"tool_calls": [{"function": {"name": "f", "arguments": '"\\ud800"'}}]}]},
          "broken unicode"),
@@ -128,6 +132,29 @@ def test_conversations_of_every_shape(name: str) -> None:
 def test_what_says_two_things_or_nothing_is_refused(row: dict[str, Any], why: str) -> None:
     with pytest.raises(ValueError, match=why):
         chat(row)
+
+
+_KEY = st.sampled_from(
+    "messages conversations prompt instruction question input completion output answer solution system chosen rejected"
+    " history tools role content from value tool_calls function_call weight type text function name arguments".split()
+)
+_LEAF = st.sampled_from(
+    (None, "", "a", "user", "gpt", "text", 0, 1.5, True, "[{}]", "\n\nHuman: a", "\ud800", "\\boxed{")
+)
+_ANY = st.recursive(
+    _LEAF, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_KEY, inner, max_size=4), max_leaves=12
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.dictionaries(_KEY, _ANY, max_size=5))
+def test_whatever_a_row_is_it_is_read_or_refused_in_words(row: dict[str, Any]) -> None:
+    found: list[Any] = []
+    for read in (chat, asked, compared, expected):
+        with suppress(ValueError):
+            found.append(read(row))
+    for text in (each for each in found if isinstance(each, str)):
+        text.encode()
 
 
 def test_an_answer_of_no_weight_is_read_and_not_learnt(tmp_path: Path) -> None:

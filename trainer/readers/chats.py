@@ -184,7 +184,7 @@ def _ask(row: dict[str, Any], name: str) -> list[tuple[Message, bool]]:
     if more and (name != "instruction" or len(more) > 1 or not isinstance(given, str) or not isinstance(more[0], str)):
         raise ValueError(f"two readings: what belongs to {name} may stand in {', '.join(_MORE)}; write messages")
     before = row.get("history") or []
-    if not all(isinstance(turn, list) and len(turn) == 2 for turn in before):
+    if not isinstance(before, list) or not all(isinstance(turn, list) and len(turn) == 2 for turn in before):
         raise ValueError("malformed message: `history` is no list of [question, answer]")
     earlier = [
         {"role": role, "content": text}
