@@ -134,9 +134,11 @@ def test_what_says_two_things_or_nothing_is_refused(row: dict[str, Any], why: st
         chat(row)
 
 
-_KEY = st.sampled_from(
-    ["messages", "conversations", "prompt", "instruction", "question", "input", "completion", "output", "answer", "solution", "system", "chosen", "rejected", "history", "tools", "role", "content", "from", "value", "tool_calls", "function_call", "weight", "type", "text", "function", "name", "arguments"]
+_NAMES = (
+    "messages conversations prompt instruction question input completion output answer solution system chosen rejected"
+    " history tools role content from value tool_calls function_call weight type text function name arguments"
 )
+_KEY = st.sampled_from(_NAMES.split())
 _LEAF = st.sampled_from(
     (None, "", "a", "user", "gpt", "text", 0, 1.5, True, "[{}]", "\n\nHuman: a", "\ud800", "\\boxed{")
 )
