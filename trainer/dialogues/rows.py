@@ -147,7 +147,7 @@ def _line(place: str, parts: list[bytes], size: int) -> Iterator[tuple[str, Any]
     whole = b"".join(parts)
     begins = whole[:_SHOWN].decode("utf-8", "replace")
     if size > _LONGEST:
-        yield Bad(place, f"a row is longer than {_LONGEST >> 20} MiB: it has {size / 2**20:.1f}", begins)
+        yield _long(place, size, begins)
         return
     if not whole.strip():
         return
@@ -159,22 +159,33 @@ def _line(place: str, parts: list[bytes], size: int) -> Iterator[tuple[str, Any]
         yield Bad(place, f"not JSON: {wrong}", begins)
 
 
+def _long(place: str, size: int, begins: str) -> Bad:
+    return Bad(place, f"a row is longer than {_LONGEST >> 20} MiB: it has {size / 2**20:.1f}", begins)
+
+
 def _is_parquet(path: Path) -> bool:
     """By its first bytes: what was uploaded has no name."""
     with path.open("rb") as file:
         return file.read(4) == b"PAR1"
 
 
-def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
+def _parquet(path: Path) -> Iterator[tuple[str, Any] | Bad]:
     try:
         with pq.ParquetFile(path) as table:
             number = 0
             for rows in table.iter_batches(batch_size=_ROWS):
                 for row in rows.to_pylist():
                     number += 1
-                    yield f"{path}, row {number}", _without_nulls(row)
+                    place, size = f"{path}, row {number}", _characters(row)
+                    yield (place, _without_nulls(row)) if size <= _LONGEST else _long(place, size, "")
     except (pa.ArrowException, OSError, UnicodeDecodeError) as wrong:
         raise CorpusError(f"{path} is not a readable Parquet file: {wrong}", advice="copy it again") from wrong
+
+
+def _characters(value: Any) -> int:
+    if isinstance(value, dict | list):
+        return sum(map(_characters, value.values() if isinstance(value, dict) else value))
+    return len(value) if isinstance(value, str | bytes) else 0
 
 
 def _without_nulls(value: Any) -> Any:
