@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.dialogues import Dialogues
+from trainer.dialogues import Dialogues, Skipped, conversations
 from trainer.preference.judges import Case
 from trainer.preference.rows import Pair, PreferenceError, read_cases, read_pairs
 from trainer.readers.chats import asked, chat, compared, expected
@@ -112,6 +112,7 @@ def test_conversations_of_every_shape(name: str) -> None:
         ({"prompt": "a", "instruction": "b", "output": "c"}, "two readings: there is prompt and instruction"),
         ({"question": "a", "context": "b", "answer": "c"}, "two readings: what belongs to question"),
         ({"prompt": "a", "chosen": "b", "rejected": "c"}, "pairs of answers are for the stage `preference`"),
+        ({"text": "a"}, "there is text; plain text is for a corpus"),
         ({"messages": [_Q, _A | {"weight": 0}]}, "each has the weight 0"),
         ({"messages": [_Q, _A | {"weight": 0.5}]}, "weights are 0 or 1"),
         ({"messages": [_Q, _A | {"reasoning_content": "hm"}]}, "unknown key: message 2 has 'reasoning_content'"),
@@ -168,6 +169,9 @@ def test_an_answer_of_no_weight_is_read_and_not_learnt(tmp_path: Path) -> None:
     def learnt(encoded: Any) -> str:
         return str(_TOKENIZER.decode(encoded.tokens[encoded.said].tolist(), skip_special_tokens=False))
 
+    (row, other) = conversations([tmp_path / "rows.jsonl"], Skipped())
+    assert (row.answer.count("6"), row.prompt.count("6")) == (1, 1)  # what a conversation asks ends where one learns
+    assert other.answer == "5"
     assert learnt(first) == f"5{END_OF_TEXT}6{END_OF_TEXT}"
     assert learnt(second) == f"5{END_OF_TEXT}"
     assert "6" in _TOKENIZER.decode(second.tokens.tolist())

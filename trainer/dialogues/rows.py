@@ -43,19 +43,22 @@ class Conversation:
 
     @property
     def prompt(self) -> str:
-        """What is said before the first answer, and the tools: equal for conversations that ask the same."""
-        first = next(number for number, message in enumerate(self.messages) if message.role == "assistant")
-        asked = [[message.role, message.content] for message in self.messages[:first]]
+        """What is said before the first answer to learn, and the tools: equal for conversations that ask the same."""
+        asked = [[message.role, message.content] for message in self.messages[: self._first]]
         return json.dumps([asked, self.tools], ensure_ascii=False, sort_keys=True)
 
     @property
     def answer(self) -> str:
         """All that follows the prompt."""
-        first = next(number for number, message in enumerate(self.messages) if message.role == "assistant")
-        rest = [message.model_dump(mode="json") for message in self.messages[first:]]
+        rest = [message.model_dump(mode="json") for message in self.messages[self._first :]]
         if len(rest) == 1 and not rest[0]["tool_calls"]:
             return str(rest[0]["content"])
         return json.dumps(rest, ensure_ascii=False, sort_keys=True)
+
+    @property
+    def _first(self) -> int:
+        taught = self.taught or [message.role == "assistant" for message in self.messages]
+        return taught.index(True)
 
     @property
     def draw(self) -> float:

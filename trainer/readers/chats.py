@@ -38,6 +38,10 @@ _KEYS = {
     "tool_call_id",
     "name",
 }  # the last two repeat the order
+_ELSEWHERE = {
+    "chosen": "; pairs of answers are for the stage `preference`",
+    "text": "; plain text is for a corpus",
+}
 _TURN = re.compile(r"\n\n(Human|Assistant):")  # of Anthropic's HH-RLHF
 _FINAL, _BOXED = "####", r"\boxed{"
 
@@ -63,8 +67,8 @@ def chat(row: Any) -> Chat:
     else:
         ask, answer = _one_of(found, _ASKS), _one_of(found, _ANSWERS)
         if ask is None or answer is None:
-            pairs = "; pairs of answers are for the stage `preference`" if {"chosen", "rejected"} <= set(found) else ""
-            raise ValueError(f"no conversation: there is {', '.join(map(str, found)) or 'nothing'}{pairs}")
+            hint = next((hint for name, hint in _ELSEWHERE.items() if name in found), "")
+            raise ValueError(f"no conversation: there is {', '.join(map(str, found)) or 'nothing'}{hint}")
         before = [(message, False) for message, _ in _ask(found, ask)]
         read = [*before, *_messages(found[answer], "assistant")]
     read = [*_system(found, [message for message, _ in read]), *read]
