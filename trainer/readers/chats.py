@@ -139,12 +139,20 @@ def compared(row: Any) -> tuple[tuple[Message, ...], str, str]:
         raise ValueError(
             "no two answers: after what they share, each side has to be one message of the assistant's text"
         )
-    longer, shorter = sorted((begin, prompt), key=len, reverse=True)
-    if shorter and longer[-len(shorter) :] != shorter:
+    longer, shorter = max(begin, prompt, key=len), min(prompt, begin, key=len)
+    if not (_ends_with(longer, shorter) or any(_ends_with(begin[:n], prompt) for n in (1, 2))):
         raise ValueError("two prompts: what both sides begin with is not what `prompt` says")
     if longer and longer[-1].role == "assistant":
         raise ValueError("a begun answer: the prompt ends with the assistant's words")
     return _of_a_user(found, longer), answers[0], answers[1]
+
+
+def _ends_with(messages: Sequence[Message], end: Sequence[Message]) -> bool:
+    """But for white space around what is said."""
+    pairs = zip(messages[len(messages) - len(end) :], end, strict=False)
+    return len(end) <= len(messages) and all(
+        (one.role, one.content.strip()) == (two.role, two.content.strip()) for one, two in pairs
+    )
 
 
 def _object(row: Any) -> dict[str, Any]:
