@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer.dialogues import Dialogues, Skipped, conversations
+from trainer.errors import CorpusError
 from trainer.preference.judges import Case
 from trainer.preference.rows import Pair, PreferenceError, read_cases, read_pairs
 from trainer.readers.chats import asked, chat, compared, expected
@@ -269,3 +270,13 @@ def test_pairs_and_prompts_come_from_parquet_too(tmp_path: Path) -> None:
         read_pairs(path)
     with pytest.raises(PreferenceError, match="cannot be read"):
         read_pairs(tmp_path / "none")
+
+
+def test_a_long_row_of_a_table_is_refused_as_one_of_lines_is(tmp_path: Path) -> None:
+    path = tmp_path / "chats.parquet"
+    pq.write_table(
+        pa.Table.from_pylist([{"prompt": text, "completion": "there"} for text in ("Hi", "x" * 10_000_000)]), path
+    )
+    with pytest.raises(CorpusError, match=r"row 2: a row is longer than 4 MiB: it has 9\.5"):
+        Dialogues.open(path, _TOKENIZER)
+    assert len(Dialogues.open(path, _TOKENIZER, on_bad="skip")) == 1
