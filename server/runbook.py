@@ -7,7 +7,7 @@ from device_agent.contracts import Fault, Generation, Program
 from search.candidate import Candidate, Verdict
 from search.spec import SearchSpec
 from server import events, idempotency, metrics, teachers
-from server.api.views import RunView, StageMetrics
+from server.api.views import RunView, StageMetrics, StageView
 from server.clock import Clock, Ids, new_id, utc_now
 from server.database import Database
 from server.errors import NotFound, NoWinner, StagesApart
@@ -165,18 +165,19 @@ def _row(session: Session, run: str) -> RunRow:
 
 
 def _view(session: Session, row: RunRow) -> RunView:
+    spec = RunSpec.model_validate_json(row.spec_json)
     return RunView(
         id=row.id,
         name=row.name,
         state=WorkState(row.state),
-        spec=RunSpec.model_validate_json(row.spec_json),
+        spec=spec,
         candidate=row.number,
         architecture=Architecture.model_validate_json(row.architecture_json),
         created_at=row.created_at,
         started_at=row.started_at,
         finished_at=row.finished_at,
         progress=Progress.model_validate_json(row.progress_json),
-        stages=tuple(stages_of(session, row.id)),
+        stages=tuple(StageView.of(*each) for each in zip(stages_of(session, row.id), spec.stages, strict=True)),
         program=None if row.program_json is None else Program.model_validate_json(row.program_json),
         profiles=load_profiles(row.profiles_json),
         generation=None if row.generation_json is None else Generation.model_validate_json(row.generation_json),

@@ -21,7 +21,8 @@ from device_agent.contracts import (
 from device_agent.contracts.base import MAX_TEXT
 from search.candidate import Candidate, Verdict
 from search.spec import SearchSpec
-from server.runs import MetricPoint, Progress, RunSpec, StageRecord, TokenCheck, WorkState
+from server.headlines import KINDS, Reading, notes
+from server.runs import MetricPoint, Progress, RunSpec, StageRecord, StageRequest, TokenCheck, WorkState
 from trainer.architecture import Architecture
 
 TextFormat = Literal["text", "jsonl", "parquet"]
@@ -228,6 +229,31 @@ class CandidateView(Candidate):
         return super().feasible
 
 
+class StageView(StageRecord):
+    """One stage of a run, and how its figures are read."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    lever: int = Field(description="Number of the lever that it pulls; the search is the first")
+    title: str = Field(description="The stage in words")
+    headline: Reading = Field(description="The figure that the lever is pulled for")
+    forgetting: Reading | None = Field(description="Plain held-out text meanwhile, where that is not the headline")
+    notes: tuple[str, ...] = Field(description="What must be known to read the headline")
+
+    @classmethod
+    def of(cls, record: StageRecord, request: StageRequest) -> "StageView":
+        """What happened, read by what was asked for."""
+        kind, whose = KINDS[record.name], request.options.get("of")
+        return cls(
+            **dict(record),
+            lever=kind.lever,
+            title=f"{kind.title} of the {whose}" if whose == "teacher" else kind.title,
+            headline=kind.headline(record.before, record.after),
+            forgetting=kind.forgetting(record.before, record.after),
+            notes=notes(record.name, request.options),
+        )
+
+
 class RunView(View):
     """One run."""
 
@@ -241,7 +267,7 @@ class RunView(View):
     started_at: AwareDatetime | None
     finished_at: AwareDatetime | None
     progress: Progress
-    stages: tuple[StageRecord, ...]
+    stages: tuple[StageView, ...]
     program: Program | None
     profiles: dict[str, Profile]
     generation: Generation | None

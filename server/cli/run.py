@@ -109,12 +109,19 @@ def list_(server: ServerOption = DEFAULT_SERVER, json: JsonOption = False) -> No
 
 
 @app.command("show")
-def show_(run: Id, server: ServerOption = DEFAULT_SERVER, json: JsonOption = False) -> None:
-    """One run: its stages, its last metrics, its figures on the phone, and what it said.
+def show_(
+    run: Id,
+    figures: Annotated[bool, typer.Option("--figures", help="All figures of each stage, not its headline.")] = False,
+    server: ServerOption = DEFAULT_SERVER,
+    json: JsonOption = False,
+) -> None:
+    """One run: what each stage did, its last metrics, its figures on the phone, and what it said.
 
-    Example:
+    Examples:
 
         fulcrum run show 9a1b...
+
+        fulcrum run show 9a1b... --figures
     """
     from server.cli import metrics as metrics_
     from server.cli import show
@@ -125,7 +132,7 @@ def show_(run: Id, server: ServerOption = DEFAULT_SERVER, json: JsonOption = Fal
     if json:
         show.as_json(view)
         return
-    show.run(view)
+    show.run(view, figures=figures)
     if told := metrics_.latest(series):
         metrics_.table(told)
 

@@ -15,6 +15,7 @@ from device_agent.contracts import CheckStep, Comparison, Fault, Figure, Measure
 from search.candidate import Candidate, Phase, Verdict
 from search.objectives import errors
 from server.api.views import CandidateView, RunView, SearchView, SelfCheckView
+from server.headlines import Reading, written
 from trainer.architecture import Architecture
 
 _NAMES = ("id", "serial", "search")  # to be copied into the next command
@@ -207,16 +208,56 @@ def runs(views: Iterable[RunView]) -> None:
     console.print(table)
 
 
-def run(view: RunView) -> None:
-    """A run: its stages, and what the phone said."""
-    table = new_table(f"Run {view.id} ({view.state})", "stage", "state", "figure", ">before", ">after", ">seconds")
-    for stage in view.stages:
-        spent = "" if stage.seconds is None else f"{stage.seconds:.0f}"
-        names = list(dict.fromkeys((*stage.before, *stage.after))) or [""]
-        for place, name in enumerate(names):
-            head, tail = ((stage.name, stage.state), spent) if place == 0 else (("", ""), "")
-            table.add_row(*head, escape(name), _figure(stage.before, name), _figure(stage.after, name), tail)
-    console.print(table)
+_CHANGES = {"better": "[green]better[/]", "worse": "[red]worse[/]", "same": "no change", None: ""}
+
+
+def levers(title: str) -> Table:
+    """An empty table of stages, for rows of `lever`."""
+    return new_table(
+        title, ">lever", "stage", "figure", ">before", ">after", "", "text, bits per byte", ">seconds", "state"
+    )
+
+
+def lever(
+    number: int, title: str, headline: Reading, forgetting: Reading | None, seconds: float | None, state: str
+) -> tuple[str, ...]:
+    """A row of it: a stage's headline before and after, and what became of plain text meanwhile."""
+    before, after = (
+        "" if value is None else written(value, headline.unit) for value in (headline.before, headline.after)
+    )
+    return (
+        str(number),
+        escape(title),
+        escape(headline.label),
+        before,
+        after,
+        _CHANGES[headline.change],
+        "" if forgetting is None else _course(forgetting),
+        "" if seconds is None else f"{seconds:.0f}",
+        state,
+    )
+
+
+def _course(reading: Reading) -> str:
+    values = [written(value, reading.unit) for value in (reading.before, reading.after) if value is not None]
+    return f"{' -> '.join(values)} {_CHANGES[reading.change]}".strip()
+
+
+def run(view: RunView, *, figures: bool = False) -> None:
+    """A run: its stages by their headlines or by all `figures`, and what the phone said."""
+    title = f"Run {view.id} ({view.state})"
+    if figures:
+        console.print(_all_figures(title, view))
+    else:
+        table = levers(title)
+        for stage in view.stages:
+            table.add_row(
+                *lever(stage.lever, stage.title, stage.headline, stage.forgetting, stage.seconds, stage.state)
+            )
+        console.print(table)
+        for stage in view.stages:
+            if stage.notes and stage.after:
+                console.print(f"{stage.title}: {' '.join(stage.notes)}", markup=False)
     for serial, profile in view.profiles.items():
         note = " (virtual: this host's milliseconds)" if view.generation and view.generation.virtual else ""
         console.print(
@@ -237,6 +278,17 @@ def run(view: RunView) -> None:
             f"Token check {said}: {check.agreed} of {check.tokens} tokens are PyTorch's own choice; logits differ by "
             f"at most {check.max_logit_difference:.3g}.{ties}"
         )
+
+
+def _all_figures(title: str, view: RunView) -> Table:
+    table = new_table(title, "stage", "state", "figure", ">before", ">after", ">seconds")
+    for stage in view.stages:
+        spent = "" if stage.seconds is None else f"{stage.seconds:.0f}"
+        names = list(dict.fromkeys((*stage.before, *stage.after))) or [""]
+        for place, name in enumerate(names):
+            head, tail = ((stage.name, stage.state), spent) if place == 0 else (("", ""), "")
+            table.add_row(*head, escape(name), _figure(stage.before, name), _figure(stage.after, name), tail)
+    return table
 
 
 def _figure(figures: dict[str, float], name: str) -> str:

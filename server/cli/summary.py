@@ -7,9 +7,10 @@ from rich.table import Table
 
 from search.candidate import Candidate
 from search.objectives import bounds, worst
-from server.api.views import CandidateView, RunView, SearchView
-from server.cli.show import console, glyphs
+from server.api.views import CandidateView, RunView, SearchView, StageView
+from server.cli.show import console, glyphs, lever, levers
 from server.client import Client
+from server.headlines import Reading
 
 _PARTS = ("build", "export", "push", "run", "score")
 
@@ -29,17 +30,7 @@ def summarise(client: Client, search: SearchView, run: RunView, serial: str) -> 
             "measurements": _profiles(winner),
         },
         "front": [_candidate(c) | {"measurements": _profiles(c)} for c in candidates if c.on_front],
-        "stages": [
-            {
-                "name": stage.name,
-                "metric": "bits_per_byte",
-                "before": stage.before.get("bits_per_byte"),
-                "after": stage.after.get("bits_per_byte"),
-                "figures": {"before": stage.before, "after": stage.after},
-                "seconds": stage.seconds,
-            }
-            for stage in run.stages
-        ],
+        "stages": [_stage(stage) for stage in run.stages],
         "shipped": {
             "program": run.program.model_dump(mode="json") if run.program else None,
             "measurements": {s: p.model_dump(mode="json") for s, p in run.profiles.items()},
@@ -57,6 +48,24 @@ def summarise(client: Client, search: SearchView, run: RunView, serial: str) -> 
         },
         "candidates": {"done": search.counts.done, "failed": search.counts.failed, "feasible": search.counts.feasible},
         "seconds": _seconds(search, run, candidates),
+    }
+
+
+def _stage(stage: StageView) -> dict[str, Any]:
+    """A stage with its headline, and all its figures."""
+    return {
+        "name": stage.name,
+        "lever": stage.lever,
+        "title": stage.title,
+        "metric": stage.headline.figure,
+        "before": stage.headline.before,
+        "after": stage.headline.after,
+        "headline": stage.headline.model_dump(mode="json"),
+        "forgetting": None if stage.forgetting is None else stage.forgetting.model_dump(mode="json"),
+        "notes": list(stage.notes),
+        "figures": {"before": stage.before, "after": stage.after},
+        "seconds": stage.seconds,
+        "state": stage.state.value,
     }
 
 
@@ -92,7 +101,9 @@ def _between(view: SearchView | RunView) -> float:
 
 def _seconds(search: SearchView, run: RunView, candidates: Iterable[CandidateView]) -> dict[str, Any]:
     rows = [c.seconds for c in candidates]
-    stages = {stage.name: stage.seconds or 0.0 for stage in run.stages}  # their steps alone
+    stages: dict[str, float] = {}  # their steps alone
+    for stage in run.stages:
+        stages[stage.name] = stages.get(stage.name, 0.0) + (stage.seconds or 0.0)
     return {
         "search": _between(search),
         "per_candidate": {part: sum(row.get(part, 0.0) for row in rows) / max(1, len(rows)) for part in _PARTS},
@@ -103,7 +114,7 @@ def _seconds(search: SearchView, run: RunView, candidates: Iterable[CandidateVie
 
 
 def show_summary(report: dict[str, Any]) -> None:
-    """The summary as a table."""
+    """The summary: a table of the levers, and one of the rest."""
     winner, shipped, seconds = report["winner"], report["shipped"], report["seconds"]
     table = Table(show_header=False, box=None, padding=(0, 2))
     table.add_column(style="bold")
@@ -114,8 +125,6 @@ def show_summary(report: dict[str, Any]) -> None:
         f"{winner['parameters'] / 1e6:.2f} M parameters",
     )
     table.add_row("front", f"{len(report['front'])} of {report['candidates']['done']} candidates")
-    for stage in report["stages"]:
-        table.add_row(stage["name"], _trained(stage))
     virtual = " (virtual: the milliseconds are this host's)" if report["phone"]["virtual"] else ""
     checked = "self-check passed" if report["phone"]["self_check"] else "self-check NOT passed"
     table.add_row("phone", f"{report['phone']['name']}{virtual}, {checked}")
@@ -152,21 +161,20 @@ def show_summary(report: dict[str, Any]) -> None:
         "export, measure and talk",
     )
     table.add_row("total", f"{seconds['total'] / 60:.1f} minutes")
+    console.print(_levers(report["stages"]))
+    for stage in report["stages"]:
+        if stage["notes"]:
+            console.print(f"{stage['title']}: {' '.join(stage['notes'])}", markup=False)
     console.print(table)
 
 
-def _gain(figures: dict[str, dict[str, float]], name: str) -> str:
-    return " -> ".join(f"{figures[when][name]:.3f}" for when in ("before", "after") if name in figures[when])
-
-
-def _trained(stage: dict[str, Any]) -> str:
-    """What a stage did to the bits per byte, of each source too where there are several, and how long it took."""
-    figures, mark = stage["figures"], "bits_per_byte/"
-    sources = [
-        f"{name.removeprefix(mark)} {_gain(figures, name)}" for name in figures["after"] if name.startswith(mark)
-    ]
-    listed = f" ({', '.join(sources)})" if len(sources) > 1 else ""
-    return f"{_gain(figures, 'bits_per_byte')} bits per byte held out{listed}, {stage['seconds']:.0f} s"
+def _levers(stages: Iterable[dict[str, Any]]) -> Table:
+    table = levers("What each lever did")
+    for stage in stages:
+        forgetting = None if stage["forgetting"] is None else Reading.model_validate(stage["forgetting"])
+        headline = Reading.model_validate(stage["headline"])
+        table.add_row(*lever(stage["lever"], stage["title"], headline, forgetting, stage["seconds"], stage["state"]))
+    return table
 
 
 def _spent(total: float, report: dict[str, Any]) -> str:

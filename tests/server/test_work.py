@@ -111,7 +111,9 @@ def test_a_run_keeps_what_it_finds(services: Services, search: str) -> None:
     check = TokenCheck(tokens=1, agreed=1, max_logit_difference=0.0, passed=True)
     ledger.generation(GENERATION, "text", check)
     view = services.runbook.view(run)
-    assert list(view.stages) == ledger.stages()
+    assert [
+        StageRecord(**stage.model_dump(include=set(StageRecord.model_fields))) for stage in view.stages
+    ] == ledger.stages()
     assert [stage.state for stage in view.stages] == [WorkState.QUEUED, WorkState.SUCCEEDED, WorkState.QUEUED]
     assert (view.program, view.profiles, view.generation) == (program(), {"one": profile()}, GENERATION)
     assert (view.text, view.check, view.progress.done) == ("text", check, 1)
