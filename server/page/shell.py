@@ -13,7 +13,7 @@ from device_agent.contracts import Sha256
 HERE = Path(__file__).parent
 STATIC = HERE / "static"
 STATIC_URL = "/static"
-SHEETS = ("base", "layout", "parts", "findings", "leaderboard", "fleet", "runs", "curves")
+SHEETS = ("base", "layout", "parts", "findings", "leaderboard", "fleet", "runs", "curves", "curriculum")
 
 
 class VendoredFile(BaseModel):

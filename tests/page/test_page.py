@@ -303,16 +303,18 @@ def test_run_shows_its_stages_and_what_the_model_said(page: Page, story: Story, 
     story.train()
     view = page.locator("article.run")
     expect(view).to_contain_text("candidate #6")
-    expect(view.get_by_label("Stages").locator("li")).to_have_count(3)
-    expect(view.get_by_label("Stages").locator("li").nth(1)).to_contain_text(re.compile(r"8\.050\s*→\s*2\.020"))
+    expect(view.get_by_label("Stages").get_by_role("row")).to_have_count(4)
+    trained = view.get_by_label("Stages").get_by_role("row", name="Pretraining")
+    expect(trained).to_contain_text(re.compile(r"8\.050\s*2\.020\s*better"))
     expect(view.locator(".prompt")).to_have_text("def add(")
     expect(view.locator(".answer")).to_contain_text("return a + b")
     expect(view).to_contain_text("Same tokens as PyTorch: 4 of 4 agree")
     expect(view.get_by_label("On the phone").locator(".badge-virtual")).to_be_visible()
     expect(view.get_by_label("Final profile")).to_contain_text("1.74 ms")
-    expect(view.get_by_label("Stages").locator("li").nth(1).locator(".family tr").nth(1)).to_have_text(
-        re.compile(r"code\s*\S\s*1\.820")
-    )
+    expect(view.locator(".family")).to_have_count(3)
+    expect(view.locator(".family").nth(1)).to_be_hidden()
+    trained.get_by_role("button").click()
+    expect(view.locator(".family").nth(1).locator("tr").nth(1)).to_have_text(re.compile(r"code\s*\S\s*1\.820"))
     page.screenshot(path=pictures / "page-run.png", full_page=True)
 
 

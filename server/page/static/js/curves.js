@@ -1,5 +1,5 @@
 /** What a stage told as it trained, as curves: which metrics stand together, and how ECharts draws them. */
-import { bytes, count, figure, fixed, spaced } from "./format.js";
+import { bytes, count, figure, fixed, percent, spaced } from "./format.js";
 
 /** @typedef {import("./types.js").MetricPoint} MetricPoint */
 /** @typedef {import("./plot_option.js").Palette} Palette */
@@ -10,9 +10,6 @@ import { bytes, count, figure, fixed, spaced } from "./format.js";
 /** A number beside an axis, as short as it can be. @param {number} value */
 const plain = (value) => (Math.abs(value) >= 1e4 ? count(value) : String(Number(value.toPrecision(4))));
 
-/** @type {Format} */
-const percent = (value) => `${figure(value === null || value === undefined ? value : 100 * value)} %`;
-
 /** In the order that they are shown in; what is not here follows, by its own name. @type {Record<string, [string, string, Format]>} */
 const KNOWN = {
   loss: ["Loss", "nats per token", (value) => fixed(value, 3)],
@@ -21,6 +18,12 @@ const KNOWN = {
   learning_rate: ["Learning rate", "", figure],
   tokens_per_second: ["Tokens per second", "", figure],
   flops_utilisation: ["FLOPs utilisation", "of the peak", percent],
+  success: ["Success", "of sampled answers", percent],
+  reward: ["Reward", "mean of sampled answers", figure],
+  informative: ["Informative groups", "whose answers differ in worth", percent],
+  truncated: ["Truncated", "of sampled answers", percent],
+  entropy: ["Entropy", "nats per token", figure],
+  mismatch: ["Mismatch", "sampler against trainer, nats per token", figure],
   memory_bytes: ["Memory", "", bytes],
 };
 
@@ -33,10 +36,11 @@ const part = (name) => (name.includes("/") ? name.slice(name.indexOf("/") + 1) :
 /**
  * A chart for each metric; what differs only after a slash (a source of text) shares one.
  * @param {MetricPoint[]} points
+ * @param {(name: string) => boolean} wanted which metrics
  * @returns {Chart[]}
  */
-export function charts(points) {
-  const names = [...new Set(points.flatMap((point) => Object.keys(point.values)))].sort();
+export function charts(points, wanted) {
+  const names = [...new Set(points.flatMap((point) => Object.keys(point.values)))].filter(wanted).sort();
   const known = Object.keys(KNOWN);
   const keys = [...new Set(names.map(family))].sort((a, b) => known.indexOf(a) - known.indexOf(b));
   const inOrder = [...keys.filter((key) => key in KNOWN), ...keys.filter((key) => !(key in KNOWN))];

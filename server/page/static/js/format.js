@@ -26,6 +26,9 @@ function grouped(digits) {
 export const fixed = (value, digits) =>
   value === null || value === undefined ? NONE : grouped(value.toFixed(digits));
 
+/** A share, from 0 to 1. @param {number|null|undefined} share */
+export const percent = (share) => (share === null || share === undefined ? NONE : `${fixed(100 * share, 1)} %`);
+
 /** @param {number} count a number of things: 950, 1.25 M, 1.17 G */
 export function count(count) {
   for (const [size, unit] of /** @type {[number, string][]} */ ([[1e9, "G"], [1e6, "M"], [1e4, "k"]])) {

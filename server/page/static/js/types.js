@@ -94,8 +94,12 @@
  * @typedef {{id: string, state: "preparing"|"queued"|"running"|"passed"|"failed", passed: boolean, outdated: boolean,
  *   finished_at: string|null, runner: string|null, steps: CheckStep[], fault: Fault|null}} SelfCheck
  *
+ * @typedef {{figure: string, title: string, unit: "percent"|"bits per byte"|"nats a token",
+ *   better: "higher"|"lower"|null, before: number|null, after: number|null,
+ *   change: "better"|"worse"|"same"|null}} Reading
  * @typedef {{name: string, state: WorkState, before: Record<string, number>, after: Record<string, number>,
- *   seconds: number|null, checkpoint: string|null}} Stage
+ *   seconds: number|null, checkpoint: string|null, lever: number, title: string, headline: Reading,
+ *   forgetting: Reading|null, notes: string[]}} Stage
  * @typedef {{tokens: number, at: string, values: Record<string, number|null>}} MetricPoint
  * @typedef {{tokens: number, agreed: number, max_logit_difference: number, passed: boolean,
  *   near_ties: {position: number, logit_gap: number, bound: number}[]}} TokenCheck

@@ -1,12 +1,14 @@
 /** How a run's stages train, or trained: a small chart for each metric, one stage at a time. */
 import { useSignal, useSignalEffect } from "@preact/signals";
 import { useEffect } from "preact/hooks";
+import { hasCurriculum, ofCurriculum } from "../curriculum.js";
 import { charts, curveOption, inWords, last, stroke } from "../curves.js";
 import { html } from "../html.js";
 import { count, spaced } from "../format.js";
 import { adjust } from "../route.js";
 import { selectedStage, stageMetrics } from "../store.js";
 import { palette, useChart, useDark } from "./chart.js";
+import { Curriculum } from "./curriculum.js";
 
 /** @typedef {import("../types.js").Run} Run */
 /** @typedef {import("../curves.js").Chart} ChartOf */
@@ -52,10 +54,17 @@ function Chart({ chart }) {
   </figure>`;
 }
 
+/** A stage's name, with a number where the run has several of it. @param {Run} run @param {number} index */
+function called(run, index) {
+  const { name } = run.stages[index];
+  const alike = run.stages.flatMap((stage, at) => (stage.name === name ? [at] : []));
+  return alike.length > 1 ? `${spaced(name)} ${alike.indexOf(index) + 1}` : spaced(name);
+}
+
 /** @param {{run: Run}} props */
 const StageChoice = ({ run }) => html`<div class="filters" role="group" aria-label="Stage shown">
   ${run.stages.map(
-    (stage, index) => html`<button key=${index} type="button" disabled=${stage.state === "queued"} aria-pressed=${index === selectedStage.value} onClick=${() => adjust({ stage: String(index) })}>${spaced(stage.name)}</button>`,
+    (stage, index) => html`<button key=${index} type="button" disabled=${stage.state === "queued"} aria-pressed=${index === selectedStage.value} title=${stage.title} onClick=${() => adjust({ stage: String(index) })}>${called(run, index)}</button>`,
   )}
 </div>`;
 
@@ -64,15 +73,17 @@ export function Curves({ run }) {
   const position = selectedStage.value;
   if (position === null) return null;
   const points = stageMetrics.value;
-  const found = charts(points ?? []);
   const stage = run.stages[position];
+  const taught = hasCurriculum(stage);
+  const found = charts(points ?? [], (name) => !taught || !ofCurriculum(name));
   return html`<section class="panel curves-panel" aria-label="Training">
     <div class="panel-head">
-      <h2>Training${points?.length ? html` <span class="quiet">${count(points[points.length - 1].tokens)} tokens of ${spaced(stage.name)}</span>` : null}</h2>
+      <h2>Training${points?.length ? html` <span class="quiet">${count(points[points.length - 1].tokens)} tokens of ${called(run, position)}</span>` : null}</h2>
       <${StageChoice} run=${run} />
     </div>
     ${points === null ? html`<p class="quiet">Reading…</p>` : null}
     ${points !== null && !found.length ? html`<p class="quiet">${stage.state === "running" ? "The first figures come with its first step." : "This stage told nothing on its way."}</p>` : null}
+    ${points?.length && taught ? html`<${Curriculum} key=${position} stage=${stage} points=${points} />` : null}
     <div class="curves">${found.map((chart) => html`<${Chart} key=${chart.key} chart=${chart} />`)}</div>
   </section>`;
 }

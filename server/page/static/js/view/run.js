@@ -1,70 +1,15 @@
 /** One run: its stages, what the phone measured of the result, and what the model said there. */
 import { html } from "../html.js";
-import { bytes, count, duration, figure, fixed, spaced } from "../format.js";
+import { count, figure } from "../format.js";
 import { href } from "../route.js";
 import { phoneName, searches } from "../store.js";
 import { Blocks } from "./blocks.js";
 import { FaultNote, ProgressBar, StateMark, VIRTUAL_NOTE, VirtualMark } from "./common.js";
 import { Curves } from "./curves.js";
 import { ProfileFacts } from "./detail.js";
+import { Stages } from "./stages.js";
 
 /** @typedef {import("../types.js").Run} Run */
-/** @typedef {import("../types.js").Stage} Stage */
-
-/** @param {{stage: Stage}} props */
-function Figures({ stage }) {
-  // A finished stage may have figures from before alone: what it was compared with.
-  const over = stage.state === "succeeded";
-  const names = [...new Set([...Object.keys(stage.before), ...Object.keys(stage.after)])];
-  const families = [...new Set(names.filter((name) => name.includes("/")).map((name) => name.split("/", 1)[0]))];
-  return html`<dl class="figures">
-      ${names
-        .filter((name) => !name.includes("/"))
-        .map(
-          (name) => html`<div key=${name}>
-            <dt>${spaced(name)}</dt>
-            <dd>
-              ${name in stage.before && html`<span>${valued(name, stage.before[name])}</span>`}
-              ${name in stage.before && (name in stage.after || !over) && html`<span class="arrow" aria-label="to">→</span>`}
-              ${name in stage.after ? html`<b>${valued(name, stage.after[name])}</b>` : !over && html`<b>…</b>`}
-            </dd>
-          </div>`,
-        )}
-    </dl>
-    ${families.map((family) => html`<${Family} key=${family} family=${family} names=${names} stage=${stage} />`)}`;
-}
-
-/** @param {string} name @param {number|undefined} value */
-const valued = (name, value) => (name.endsWith("_bytes") ? bytes(value) : fixed(value, 3));
-
-/** Figures that differ only after a slash: of each source of text, of each length. @param {{family: string, names: string[], stage: Stage}} props */
-const Family = ({ family, names, stage }) => html`<table class="family">
-  <thead><tr><th scope="col">${spaced(family)}</th><th scope="col">before</th><th scope="col">after</th></tr></thead>
-  <tbody>
-    ${names
-      .filter((name) => name.startsWith(`${family}/`))
-      .map(
-        (name) => html`<tr key=${name}>
-          <th scope="row">${spaced(name.slice(family.length + 1))}</th>
-          <td>${valued(name, stage.before[name])}</td>
-          <td><b>${valued(name, stage.after[name])}</b></td>
-        </tr>`,
-      )}
-  </tbody>
-</table>`;
-
-/** @param {{run: Run}} props */
-const Stages = ({ run }) => html`<section class="panel stages-panel" aria-label="Stages">
-  <h2>Stages</h2>
-  <ol class="stages">
-    ${run.stages.map(
-      (stage, index) => html`<li key=${index} class=${`stage-${stage.state}`}>
-        <div class="stage-head"><b>${spaced(stage.name)}</b> <${StateMark} state=${stage.state} /> <span class="quiet">${stage.seconds !== null && duration(stage.seconds)}</span></div>
-        <${Figures} stage=${stage} />
-      </li>`,
-    )}
-  </ol>
-</section>`;
 
 /** @param {{run: Run}} props */
 function Spoken({ run }) {
@@ -101,8 +46,8 @@ export function RunView({ run }) {
     </div>`}
     ${run.fault && html`<${FaultNote} fault=${run.fault} />`}
     <${Spoken} run=${run} />
-    <${Curves} run=${run} />
     <${Stages} run=${run} />
+    <${Curves} run=${run} />
     ${profiles.length > 0 && html`<section class="panel final" aria-label="Final profile">
       <h2>The trained model, measured</h2>
       ${profiles.map(([serial, profile]) => html`<${ProfileFacts} key=${serial} serial=${serial} profile=${profile} />`)}
