@@ -5,6 +5,7 @@ The command line, the demo's summary and the page all read it here.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import ROUND_HALF_UP, Decimal
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
@@ -101,8 +102,12 @@ KINDS: Mapping[str, Kind] = {
 
 
 def written(value: float, unit: Unit) -> str:
-    """A figure as it is printed, without its unit but for the percent sign."""
-    return f"{100 * value:.1f} %" if unit == "percent" else f"{value:.3f}"
+    """A figure as it is printed, without its unit but for the percent sign; ties go away from zero, as in a browser."""
+    return f"{_rounded(100 * value, 1)} %" if unit == "percent" else _rounded(value, 3)
+
+
+def _rounded(value: float, digits: int) -> str:
+    return str(Decimal(value).quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP))
 
 
 def notes(kind: str, options: Mapping[str, JsonValue]) -> tuple[str, ...]:

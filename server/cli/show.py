@@ -16,6 +16,7 @@ from search.candidate import Candidate, Phase, Verdict
 from search.objectives import errors
 from server.api.views import CandidateView, RunView, SearchView, SelfCheckView
 from server.headlines import Reading, written
+from server.runs import WorkState
 from trainer.architecture import Architecture
 
 _NAMES = ("id", "serial", "search")  # to be copied into the next command
@@ -212,10 +213,13 @@ _CHANGES = {"better": "[green]better[/]", "worse": "[red]worse[/]", "same": "no 
 
 
 def levers(title: str) -> Table:
-    """An empty table of stages, for rows of `lever`."""
-    return new_table(
-        title, ">lever", "stage", "figure", ">before", ">after", "", "text, bits per byte", ">seconds", "state"
-    )
+    """An empty table of stages, for rows of `lever`; it can be read in 80 columns."""
+    table = new_table(title, ">lever", "stage", "figure", ">before", ">after", "", "text, bits per byte", ">time")
+    table.box, table.padding = None, (0, 1, 0, 0)
+    for column in table.columns:
+        column.no_wrap = column.header in ("before", "after", "", "time")
+    table.columns[1].min_width = table.columns[2].min_width = len("reinforcement")
+    return table
 
 
 def lever(
@@ -231,10 +235,9 @@ def lever(
         escape(headline.label),
         before,
         after,
-        _CHANGES[headline.change],
+        _CHANGES[headline.change] if state == WorkState.SUCCEEDED else state,
         "" if forgetting is None else _course(forgetting),
-        "" if seconds is None else f"{seconds:.0f}",
-        state,
+        "" if seconds is None else f"{seconds:.0f} s",
     )
 
 

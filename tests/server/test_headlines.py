@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from server.api.views import StageView
-from server.cli import show, summary
+from server.cli import summary
 from server.headlines import KINDS, written
 from server.runs import StageName, StageRecord, StageRequest, WorkState
 
@@ -79,7 +79,7 @@ def test_what_a_stage_of_the_teacher_did_is_not_taken_for_the_students() -> None
     assert not stage("sft", {}, {}, data=[DIGEST]).title.endswith("of the teacher")
 
 
-def test_the_summary_has_a_row_a_lever_and_keeps_all_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_summary_has_a_row_a_lever_and_keeps_all_figures() -> None:
     stages = [
         stage("pretrain", {"bits_per_byte": 8.05}, {"bits_per_byte": 2.02}),
         stage("rl", {"success": 0.125, "bits_per_byte": 2.02}, {"success": 0.5, "bits_per_byte": 2.11, "success/a": 1}),
@@ -88,9 +88,22 @@ def test_the_summary_has_a_row_a_lever_and_keeps_all_figures(monkeypatch: pytest
     assert report[1]["figures"]["after"]["success/a"] == 1
     assert (report[1]["lever"], report[1]["metric"], report[1]["before"]) == (7, "success", 0.125)
     heard = StringIO()
-    monkeypatch.setattr(show, "console", Console(file=heard, width=160))
-    show.console.print(summary._levers(report))
+    Console(file=heard, width=160).print(summary._levers(report))
     (rl,) = [line for line in heard.getvalue().splitlines() if "reinforcement" in line]
-    for cell in ("7", "12.5 %", "50.0 %", "better", "2.020 -> 2.110 worse", "61", "succeeded"):
+    for cell in ("7", "12.5 %", "50.0 %", "better", "2.020 -> 2.110 worse", "61 s"):
         assert cell in rl
-    assert written(0.5, "percent") == "50.0 %"
+
+
+def test_the_summary_can_be_read_in_80_columns() -> None:
+    waits = StageView.of(StageRecord(name="rl"), StageRequest(name="rl"))
+    stages = [stage("rl", {"success": 0.5, "bits_per_byte": 2.0}, {"success": 1.0, "bits_per_byte": 2.0}), waits]
+    heard = StringIO()
+    Console(file=heard, width=80).print(summary._levers([summary._stage(each) for each in stages]))
+    for word in ("reinforcement", "problems", "100.0 %", "no change", "queued"):
+        assert word in heard.getvalue()
+    assert "…" not in heard.getvalue()
+
+
+def test_ties_are_printed_as_the_page_prints_them() -> None:
+    assert (written(0.5525, "percent"), written(0.0625, "percent")) == ("55.3 %", "6.3 %")
+    assert written(1.0625, "bits per byte") == "1.063"  # JavaScript's toFixed; Python's format says 1.062
