@@ -10,8 +10,6 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from trainer.options import Rule, examining_rules
-
 Unit = Literal["percent", "bits per byte", "nats a token"]
 Change = Literal["better", "worse", "same"]
 
@@ -64,11 +62,13 @@ class _Measure:
 
 @dataclass(frozen=True)
 class Kind:
-    """What a kind of stage does; `measures` are its headline, the first that the stage has."""
+    """What a kind of stage does; `measures` are its headline, the first that the stage has, and `counted` is what its
+    way is counted in."""
 
     lever: int
     title: str
     measures: tuple[_Measure, ...]
+    counted: Literal["tokens", "seeds"] = "tokens"
 
     def headline(self, before: Mapping[str, float], after: Mapping[str, float]) -> Reading:
         """The figure that this lever is pulled for."""
@@ -86,12 +86,13 @@ class Kind:
 _TEXT = _Measure("bits_per_byte", "held-out text", "bits per byte", "lower")
 _LONG = _Measure("bits_per_byte/long", "held-out text at the new length", "bits per byte", "lower")
 _ANSWERS = _Measure("answers/nats", "held-out answers", "nats a token", "lower")
+_YIELD = _Measure("yield", "answers that passed every filter", "percent", None)
 
 KINDS: Mapping[str, Kind] = {
     "teacher": Kind(2, "teacher", (_TEXT,)),
     "pretrain": Kind(2, "pretraining", (_TEXT,)),
     "extend": Kind(3, "longer context", (_LONG, _TEXT)),
-    "synthesise": Kind(4, "synthetic data", (_Measure("yield", "examples that passed every filter", "percent", None),)),
+    "synthesise": Kind(4, "synthetic data", (_YIELD,), counted="seeds"),
     "sft": Kind(5, "fine-tuning on conversations", (_ANSWERS,)),
     "preference": Kind(6, "preferences", (_Measure("win_rate", "held-out prompts won", "percent", "higher"),)),
     "rl": Kind(7, "reinforcement learning", (_Measure("success", "held-out problems solved", "percent", "higher"),)),
@@ -123,26 +124,26 @@ def notes(kind: str, options: Mapping[str, JsonValue]) -> tuple[str, ...]:
 
 
 def _of_preferences(options: Mapping[str, JsonValue]) -> tuple[str, ...]:
-    judge, examiner = _rules(options.get("judge")), _rules(options.get("examiner"))
-    chose = "Pairs were given." if options.get("pairs") else f"Pairs were chosen by {_named(options, 'judge', judge)}."
-    rules = examiner or examining_rules(judge)
+    judge = _named(options, "judge", "")
+    examiner = _named(options, "examiner", "all that need no setting and chose no pair")
     return (
         "Answers to held-out prompts against those of the model that the stage began with. A tie counts half: 50 % is "
         "no difference.",
-        f"Examined by {_named(options, 'examiner', rules)}. {chose}",
+        f"Examined by {examiner}. "
+        + ("Pairs were given." if options.get("pairs") else f"Pairs were chosen by {judge}."),
     )
 
 
-def _rules(given: JsonValue) -> tuple[Rule, ...]:
-    return tuple(Rule.model_validate(each) for each in given) if isinstance(given, list | tuple) else ()
-
-
-def _named(options: Mapping[str, JsonValue], role: str, rules: tuple[Rule, ...]) -> str:
+def _named(options: Mapping[str, JsonValue], role: str, otherwise: str) -> str:
     """Who judged: a language model is called one, and rules never are."""
     match options.get(f"{role}_model"):
         case None:
-            return f"rules, not a language model ({', '.join(rule.rule for rule in rules)})"
+            given = options.get(role)
+            rules = (
+                [each["rule"] for each in given if isinstance(each, dict)] if isinstance(given, list | tuple) else []
+            )
+            return f"rules, not a language model ({', '.join(map(str, rules)) or otherwise})"
         case {"model": str(name)}:
             return f"the language model {name}"
-        case named:
-            return f"a language model ({named})" if isinstance(named, str) else "a language model"
+        case _:
+            return "a language model"

@@ -256,12 +256,6 @@ class Rule(BaseModel):
         return self
 
 
-def examining_rules(judge: tuple[Rule, ...]) -> tuple[Rule, ...]:
-    """The rules that judge a result where none are named: those that need no setting and are not in `judge`."""
-    plain = (Rule(rule="exact"), Rule(rule="number"), Rule(rule="repetition"), Rule(rule="profanity"))
-    return tuple(rule for rule in plain if rule.rule not in {used.rule for used in judge})
-
-
 class TutorOptions(BaseModel):
     """A larger model that speaks; see trainer.tutors. A key is named, never given."""
 

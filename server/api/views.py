@@ -236,6 +236,7 @@ class StageView(StageRecord):
 
     lever: int = Field(description="Number of the lever that it pulls; the search is the first")
     title: str = Field(description="The stage in words")
+    counted: str = Field(description="What its way, and the points of its metrics, are counted in: tokens or seeds")
     headline: Reading = Field(description="The figure that the lever is pulled for")
     forgetting: Reading | None = Field(description="Plain held-out text meanwhile, where that is not the headline")
     notes: tuple[str, ...] = Field(description="What must be known to read the headline")
@@ -248,6 +249,7 @@ class StageView(StageRecord):
             **dict(record),
             lever=kind.lever,
             title=f"{kind.title} of the {whose}" if whose == "teacher" else kind.title,
+            counted=kind.counted,
             headline=kind.headline(record.before, record.after),
             forgetting=kind.forgetting(record.before, record.after),
             notes=notes(record.name, request.options),

@@ -11,6 +11,7 @@ from rich.markup import escape
 from device_agent.contracts import Blame, FulcrumError
 from server.api.views import StageMetrics
 from server.cli.show import console, new_table, number
+from server.headlines import KINDS
 
 _BARS = "▁▂▃▄▅▆▇█"
 _WIDTH = 32
@@ -49,9 +50,10 @@ def sparkline(values: Sequence[float], width: int = _WIDTH) -> str:
 
 def table(series: StageMetrics) -> None:
     """Every metric of a stage: its first, least, greatest and last value, and its curve."""
-    last = f"{series.points[-1].tokens:,} tokens" if series.points else "nothing yet"
+    counted = KINDS[series.name].counted
+    last = f"{series.points[-1].tokens:,} {counted}" if series.points else "nothing yet"
     title = f"Stage {series.position}, {series.name}: {last}"
-    shown = new_table(title, "metric", ">first", ">least", ">greatest", ">last", "over the tokens trained on")
+    shown = new_table(title, "metric", ">first", ">least", ">greatest", ">last", f"over the {counted}")
     for name in _names(series):
         told = [point.values[name] for point in series.points if name in point.values]
         values = [value for value in told if value is not None]

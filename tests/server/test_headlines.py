@@ -65,9 +65,11 @@ def test_forgetting_is_told_beside_what_is_not_text_itself() -> None:
 def test_rules_are_never_called_a_language_model() -> None:
     rules = [{"rule": "exact"}]
     told = " ".join(stage("preference", {}, {}, prompts=DIGEST, judge=rules).notes)
-    assert "Examined by rules, not a language model (number, repetition, profanity)" in told
+    assert "Examined by rules, not a language model (all that need no setting and chose no pair)" in told
     assert "chosen by rules, not a language model (exact)" in told
     assert "A tie counts half" in told
+    told = " ".join(stage("preference", {}, {}, judge=rules, examiner=[{"rule": "number"}, {"rule": "length"}]).notes)
+    assert "Examined by rules, not a language model (number, length)" in told
     model = {"url": "http://127.0.0.1/v1", "model": "judge-7b"}
     told = " ".join(stage("preference", {}, {}, prompts=DIGEST, judge=rules, examiner_model=model).notes)
     assert "Examined by the language model judge-7b." in told

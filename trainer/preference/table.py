@@ -2,11 +2,19 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from trainer.options import PreferenceOptions, Rule, TutorOptions, examining_rules
+from trainer.options import PreferenceOptions, Rule, TutorOptions
 from trainer.preference.judges import Judge, RuleJudge, SpokenJudge, Verified, verifiable
 from trainer.tutors.opened import opened
 from trainer.tutors.port import Tutor
+
+_PLAIN: tuple[Literal["exact", "number", "repetition", "profanity"], ...] = (
+    "exact",
+    "number",
+    "repetition",
+    "profanity",
+)
 
 
 @dataclass(frozen=True)
@@ -24,7 +32,7 @@ class Table:
         Raises:
             TutorError, CheckpointError: a model that cannot be opened.
         """
-        rules = options.examiner or examining_rules(options.judge)
+        rules = options.examiner or _unused(options)
         return cls(
             judge=_judge(options.judge, options.judge_model, options.votes, answers),
             examiner=_judge(rules, options.examiner_model, options.votes, answers) or RuleJudge(rules),
@@ -37,3 +45,8 @@ def _judge(rules: tuple[Rule, ...], model: TutorOptions | None, votes: int, answ
     if model is not None:
         return Verified(SpokenJudge(opened(model, answers), votes=votes), verifiable)
     return RuleJudge(rules) if rules else None
+
+
+def _unused(options: PreferenceOptions) -> tuple[Rule, ...]:
+    used = {rule.rule for rule in options.judge}
+    return tuple(Rule(rule=name) for name in _PLAIN if name not in used)

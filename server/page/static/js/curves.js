@@ -5,7 +5,7 @@ import { bytes, count, figure, fixed, percent, spaced } from "./format.js";
 /** @typedef {import("./plot_option.js").Palette} Palette */
 /** @typedef {(value: number|null|undefined) => string} Format */
 /** @typedef {{name: string, label: string, data: [number, number|null][]}} Curve */
-/** @typedef {{key: string, title: string, unit: string, format: Format, curves: Curve[]}} Chart */
+/** @typedef {{key: string, title: string, unit: string, format: Format, counted: string, curves: Curve[]}} Chart */
 
 /** A number beside an axis, as short as it can be. @param {number} value */
 const plain = (value) => (Math.abs(value) >= 1e4 ? count(value) : String(Number(value.toPrecision(4))));
@@ -18,6 +18,8 @@ const KNOWN = {
   learning_rate: ["Learning rate", "", figure],
   tokens_per_second: ["Tokens per second", "", figure],
   flops_utilisation: ["FLOPs utilisation", "of the peak", percent],
+  yield: ["Yield", "of answers asked for", percent],
+  removed: ["Removed", "of what came to each filter", percent],
   success: ["Success", "of sampled answers", percent],
   reward: ["Reward", "mean of sampled answers", figure],
   informative: ["Informative groups", "whose answers differ in worth", percent],
@@ -36,10 +38,11 @@ const part = (name) => (name.includes("/") ? name.slice(name.indexOf("/") + 1) :
 /**
  * A chart for each metric; what differs only after a slash (a source of text) shares one.
  * @param {MetricPoint[]} points
+ * @param {string} counted what the points are counted in
  * @param {(name: string) => boolean} wanted which metrics
  * @returns {Chart[]}
  */
-export function charts(points, wanted) {
+export function charts(points, counted, wanted) {
   const names = [...new Set(points.flatMap((point) => Object.keys(point.values)))].filter(wanted).sort();
   const known = Object.keys(KNOWN);
   const keys = [...new Set(names.map(family))].sort((a, b) => known.indexOf(a) - known.indexOf(b));
@@ -49,7 +52,7 @@ export function charts(points, wanted) {
     const curves = names
       .filter((name) => family(name) === key)
       .map((name) => ({ name, label: part(name), data: course(points, name) }));
-    return { key, title, unit, format, curves };
+    return { key, title, unit, format, counted, curves };
   });
 }
 
@@ -61,7 +64,7 @@ const course = (points, name) =>
 export const last = (curve) => curve.data[curve.data.length - 1]?.[1] ?? null;
 
 /** What a chart shows, in words. @param {Chart} chart */
-export function inWords({ title, unit, format, curves }) {
+export function inWords({ title, unit, format, counted, curves }) {
   const said = curves.map(({ label, data }) => {
     const values = data.flatMap(([, value]) => (value === null ? [] : [value]));
     if (!values.length) return `${label}: no finite number`;
@@ -70,7 +73,7 @@ export function inWords({ title, unit, format, curves }) {
     return `${from}${ends}, least ${format(Math.min(...values))}, greatest ${format(Math.max(...values))}`;
   });
   const tokens = Math.max(0, ...curves.flatMap(({ data }) => data.map(([at]) => at)));
-  return `${title}${unit && `, ${unit}`}, over ${count(tokens)} tokens: ${said.join("; ")}`;
+  return `${title}${unit && `, ${unit}`}, over ${count(tokens)} ${counted}: ${said.join("; ")}`;
 }
 
 const DASHES = ["solid", "dashed", "dotted"];
@@ -86,7 +89,7 @@ export function stroke(index, colours) {
 }
 
 /** @param {Chart} chart @param {Palette} colours */
-export function curveOption({ format, curves }, colours) {
+export function curveOption({ format, counted, curves }, colours) {
   const label = { color: colours.muted, fontSize: 11, hideOverlap: true };
   const grid = { lineStyle: { color: colours.line, opacity: 0.6 } };
   const few = Math.max(...curves.map(({ data }) => data.length)) <= 40;
@@ -103,7 +106,7 @@ export function curveOption({ format, curves }, colours) {
       axisPointer: { lineStyle: { color: colours.muted } },
       formatter: (/** @type {any[]} */ under) =>
         [
-          `${count(under[0].value[0])} tokens`,
+          `${count(under[0].value[0])} ${counted}`,
           ...under.map((u) => `${curves.length > 1 ? `${u.seriesName}: ` : ""}${format(u.value[1])}`),
         ].join("\n"),
     },

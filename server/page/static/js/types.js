@@ -98,7 +98,7 @@
  *   better: "higher"|"lower"|null, before: number|null, after: number|null,
  *   change: "better"|"worse"|"same"|null}} Reading
  * @typedef {{name: string, state: WorkState, before: Record<string, number>, after: Record<string, number>,
- *   seconds: number|null, checkpoint: string|null, lever: number, title: string, headline: Reading,
+ *   seconds: number|null, checkpoint: string|null, lever: number, title: string, counted: string, headline: Reading,
  *   forgetting: Reading|null, notes: string[]}} Stage
  * @typedef {{tokens: number, at: string, values: Record<string, number|null>}} MetricPoint
  * @typedef {{tokens: number, agreed: number, max_logit_difference: number, passed: boolean,

@@ -75,10 +75,10 @@ export function Curves({ run }) {
   const points = stageMetrics.value;
   const stage = run.stages[position];
   const taught = hasCurriculum(stage);
-  const found = charts(points ?? [], (name) => !taught || !ofCurriculum(name));
+  const found = charts(points ?? [], stage.counted, (name) => !taught || !ofCurriculum(name));
   return html`<section class="panel curves-panel" aria-label="Training">
     <div class="panel-head">
-      <h2>Training${points?.length ? html` <span class="quiet">${count(points[points.length - 1].tokens)} tokens of ${called(run, position)}</span>` : null}</h2>
+      <h2>Training${points?.length ? html` <span class="quiet">${count(points[points.length - 1].tokens)} ${stage.counted} of ${called(run, position)}</span>` : null}</h2>
       <${StageChoice} run=${run} />
     </div>
     ${points === null ? html`<p class="quiet">Reading…</p>` : null}

@@ -72,31 +72,32 @@ const Family = ({ family, names, stage }) => html`<table class="family">
 
 const REMOVED = "removed";
 
-/** What each filter took away of what came to it, in their order. @param {{stage: Stage}} props */
+/** What each filter took away of what came to it, in their order, and what was left of all. @param {{stage: Stage}} props */
 function Funnel({ stage }) {
   const filters = Object.entries(stage.after).filter(([name]) => name.startsWith(`${REMOVED}/`));
   if (!filters.length) return null;
-  const made = filters.reduce((sum, [, removed]) => sum + removed, stage.after.examples ?? 0);
-  let left = made;
-  const rows = filters.map(([name, removed]) => ({ name: name.slice(REMOVED.length + 1), removed, left: (left -= removed) }));
+  const { examples, yield: passed } = stage.after;
+  let left = 1;
+  const rows = filters.map(([name, removed]) => {
+    const came = left;
+    left *= 1 - removed;
+    return { name: name.slice(REMOVED.length + 1), removed, left, gone: came - left };
+  });
   return html`<table class="funnel">
-    <caption>Of ${count(made)} candidates, after each filter</caption>
-    <thead><tr><th scope="col">filter</th><th scope="col">removed</th><th scope="col">left</th><th></th></tr></thead>
+    <caption>${passed > 0 && `Of ${count(Math.round(examples / passed))} answers asked for`}</caption>
+    <thead><tr><th scope="col">filter</th><th scope="col">removed</th><th scope="col">left of all</th><td></td></tr></thead>
     <tbody>
       ${rows.map(
         (row) => html`<tr key=${row.name}>
           <th scope="row">${spaced(row.name)}</th>
-          <td>${count(row.removed)}</td>
-          <td><b>${count(row.left)}</b></td>
-          <td class="funnel-bar" aria-hidden="true"><i style=${{ width: share(row.left, made) }}></i><i class="gone" style=${{ width: share(row.removed, made) }}></i></td>
+          <td>${percent(row.removed)}</td>
+          <td><b>${percent(row.left)}</b></td>
+          <td class="funnel-bar" aria-hidden="true"><i style=${{ width: `${100 * row.left}%` }}></i><i class="gone" style=${{ width: `${100 * row.gone}%` }}></i></td>
         </tr>`,
       )}
     </tbody>
   </table>`;
 }
-
-/** @param {number} part @param {number} whole */
-const share = (part, whole) => `${whole > 0 ? (100 * part) / whole : 0}%`;
 
 /** Roles are said, for a narrow window lays rows out as no table. @param {{stage: Stage, index: number}} props */
 function Lever({ stage, index }) {
