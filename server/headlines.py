@@ -83,9 +83,11 @@ class Kind:
         return _TEXT.of(before, after)
 
 
+_PARENT = "parent/"
 _TEXT = _Measure("bits_per_byte", "held-out text", "bits per byte", "lower")
 _LONG = _Measure("bits_per_byte/long", "held-out text at the new length", "bits per byte", "lower")
 _ANSWERS = _Measure("answers/nats", "held-out answers", "nats a token", "lower")
+_MEAN = _Measure("nats", "held-out answers, mean over the distributions", "nats a token", "lower")
 _YIELD = _Measure("yield", "answers that passed every filter", "percent", None)
 
 KINDS: Mapping[str, Kind] = {
@@ -94,6 +96,7 @@ KINDS: Mapping[str, Kind] = {
     "extend": Kind(3, "longer context", (_LONG, _TEXT)),
     "synthesise": Kind(4, "synthetic data", (_YIELD,), counted="seeds"),
     "sft": Kind(5, "fine-tuning on conversations", (_ANSWERS,)),
+    "merge": Kind(5, "merging of specialists", (_MEAN,)),
     "preference": Kind(6, "preferences", (_Measure("win_rate", "held-out prompts won", "percent", "higher"),)),
     "rl": Kind(7, "reinforcement learning", (_Measure("success", "held-out problems solved", "percent", "higher"),)),
     "qat": Kind(8, "quantisation-aware training", (_TEXT,)),
@@ -111,8 +114,10 @@ def _rounded(value: float, digits: int) -> str:
     return str(Decimal(value).quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP))
 
 
-def notes(kind: str, options: Mapping[str, JsonValue]) -> tuple[str, ...]:
+def notes(kind: str, options: Mapping[str, JsonValue], after: Mapping[str, float]) -> tuple[str, ...]:
     """What must be known to read a stage's headline: sentences."""
+    if kind == "merge":
+        return _of_merging(after)
     if kind == "preference":
         return _of_preferences(options)
     if kind == "rl":
@@ -121,6 +126,18 @@ def notes(kind: str, options: Mapping[str, JsonValue]) -> tuple[str, ...]:
         rounded = "rounded to nearest" if kind == "qat" else "in full precision"
         return (f"Before: the model {rounded}. After: the integers that are shipped.",)
     return ()
+
+
+def _of_merging(after: Mapping[str, float]) -> tuple[str, ...]:
+    parents = {name.removeprefix(_PARENT): value for name, value in after.items() if name.startswith(_PARENT)}
+    if not parents or "merge/nats" not in after:
+        return ()
+    best = min(parents, key=parents.__getitem__)
+    said = f"{written(after['merge/nats'], _MEAN.unit)} {_MEAN.unit}"
+    compared = ", ".join(f"{name} {written(value, _MEAN.unit)}" for name, value in parents.items())
+    if after.get("merge/won"):
+        return (f"The merge, {said}, beats each of its parents ({compared}) and goes on.",)
+    return (f"The merge, {said}, does not beat all of its parents ({compared}): it was dropped, and {best} goes on.",)
 
 
 def _of_preferences(options: Mapping[str, JsonValue]) -> tuple[str, ...]:

@@ -252,7 +252,7 @@ class StageView(StageRecord):
             counted=kind.counted,
             headline=kind.headline(record.before, record.after),
             forgetting=kind.forgetting(record.before, record.after),
-            notes=notes(record.name, request.options),
+            notes=notes(record.name, request.options, record.after),
         )
 
 

@@ -76,6 +76,19 @@ def test_rules_are_never_called_a_language_model() -> None:
     assert "Pairs were given" in " ".join(stage("preference", {}, {}, pairs=DIGEST).notes)
 
 
+@pytest.mark.parametrize(("merged", "words"), [(1.9, "beats each of its parents"), (2.3, "dropped, and maths goes on")])
+def test_a_merge_says_whether_it_beat_its_parents(merged: float, words: str) -> None:
+    parents = {"parent/chat": 2.5, "parent/maths": 2.1}
+    won = float(merged < 2.1)
+    found = stage("merge", {"nats": 4.0}, {"nats": min(merged, 2.1), "merge/nats": merged, "merge/won": won} | parents)
+    assert (found.lever, found.headline.figure, found.headline.change) == (5, "nats", "better")
+    (note,) = found.notes
+    assert words in note
+    assert f"{merged:.3f} nats a token" in note
+    assert "(chat 2.500, maths 2.100)" in note
+    assert not stage("merge", {}, {}).notes
+
+
 def test_what_a_stage_of_the_teacher_did_is_not_taken_for_the_students() -> None:
     assert stage("sft", {}, {}, data=[DIGEST], of="teacher").title.endswith("of the teacher")
     assert not stage("sft", {}, {}, data=[DIGEST]).title.endswith("of the teacher")
