@@ -55,7 +55,7 @@ def test_a_curriculum_is_followed_level_by_level(page: Page, story: Story, watch
     rows = panel.locator("tbody tr")
     expect(rows.locator("th")).to_have_text([*LEVELS[:4], re.compile("steps-4")])
     expect(panel).to_contain_text("5 of 5 levels reached")
-    expect(rows.nth(2)).to_contain_text(re.compile(r"from 295 k\s*100.0 %\s*14.6 %"))
+    expect(rows.nth(2)).to_contain_text(re.compile(r"from 295 k tokens\s*100.0 %\s*14.6 %"))
     expect(rows.nth(2).get_by_role("img")).to_have_attribute("aria-label", re.compile("^sum-2: success from .* share"))
     moment = panel.get_by_role("slider", name="Figures as of")
     moment.focus()

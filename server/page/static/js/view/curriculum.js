@@ -32,11 +32,9 @@ const Course = ({ level, end, at, wide }) => html`<svg class="course" viewBox=${
 /** Where a level stands: reached, the one after those, or beyond. @param {{level: Level, index: number, reached: number, at: number}} props */
 function Standing({ level, index, reached, at }) {
   if (index === 0) return html`<span class="quiet">the first</span>`;
-  if (index <= reached) return html`<span class="quiet">from ${count(level.reachedAt ?? at)}</span>`;
-  return html`<span class="quiet">${index === reached + 1 ? "the next" : NOT_YET}</span>`;
+  if (index <= reached) return html`<span class="quiet">from ${count(level.reachedAt ?? at)} tokens</span>`;
+  return html`<span class="quiet">${index === reached + 1 ? "the next" : "not yet"}</span>`;
 }
-
-const NOT_YET = "not yet";
 
 /** Of a cell of held-out problems. @param {Level} level @param {Record<string, number>} figures */
 const solved = (level, figures) => `number ${`success/${level.name}` in figures ? "" : "nothing"}`;
@@ -44,7 +42,7 @@ const solved = (level, figures) => `number ${`success/${level.name}` in figures 
 /** @param {{level: Level, index: number, reached: number, at: number, end: number, wide: number, stage: Stage}} props */
 const Row = ({ level, index, reached, at, end, wide, stage }) => html`<tr role="row" data-level=${level.name} class=${index > reached ? "beyond" : ""}>
   <th role="rowheader" scope="row">${level.name}${index === reached && html` <span class="badge badge-feasible">hardest reached</span>`}</th>
-  <td role="cell" class="standing" data-label="reached"><${Standing} level=${level} index=${index} reached=${reached} at=${at} /></td>
+  <td role="cell" class="standing"><${Standing} level=${level} index=${index} reached=${reached} at=${at} /></td>
   <td role="cell" class="number" data-label="success"><b>${percent(lately(level.success, at))}</b></td>
   <td role="cell" class="number" data-label="drawn">${percent(last(level.share, at))}</td>
   <td role="cell" class="course-cell"><${Course} level=${level} end=${end} at=${at} wide=${wide} /></td>
@@ -80,7 +78,7 @@ export function Curriculum({ points, stage }) {
     <table role="table" class=${found.length > MANY ? "many" : ""}>
       <thead role="rowgroup"><tr role="row">
         <th role="columnheader" scope="col">level</th>
-        <th role="columnheader" scope="col">reached <span class="quiet">tokens</span></th>
+        <th role="columnheader" scope="col">reached</th>
         <th role="columnheader" scope="col" class="number" title="Of sampled answers: the mean of the last five points">success</th>
         <th role="columnheader" scope="col" class="number" title="Share of the problems to be drawn next">drawn</th>
         <th role="columnheader" scope="col" class="course-keys"><span class="key-success">success</span> <span class="key-share">drawn</span> <span class="quiet">0 to 100 %, over ${count(end)} tokens</span></th>
