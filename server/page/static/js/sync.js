@@ -72,13 +72,28 @@ export function refresh(...keys) {
   }
 }
 
+/** @type {Map<string, Problem>} */
+const refused = new Map();
+
+/**
+ * What is refused is said until it can be read: a list always, what belongs to one thing until something else is read.
+ * @param {string[]} keys @param {PromiseSettledResult<void>[]} outcomes
+ */
+function note(keys, outcomes) {
+  for (const key of refused.keys()) if (keys.includes(key) || key.includes(":")) refused.delete(key);
+  outcomes.forEach((outcome, index) => {
+    if (outcome.status === "rejected" && outcome.reason instanceof Problem) refused.set(keys[index], outcome.reason);
+  });
+  trouble.value = refused.values().next().value ?? null;
+}
+
 async function readStale() {
   while (stale.size) {
     const keys = [...stale];
     stale.clear();
     // A read that fails is not lost: the stream breaks with the server, and its return reads everything again.
     const outcomes = await Promise.allSettled(keys.map(read));
-    trouble.value = outcomes.map((o) => o.status === "rejected" && o.reason).find((r) => r instanceof Problem) ?? null;
+    note(keys, outcomes);
     await new Promise((resolve) => setTimeout(resolve, GATHER_MS));
   }
   reading = false;
