@@ -165,6 +165,10 @@ class Client:
         """Ask a search to stop."""
         return self._post(f"/v1/searches/{_part(search)}/cancel", SearchView)
 
+    def resume_search(self, search: str) -> SearchView:
+        """Have a search that failed or was cancelled go on from its last candidate."""
+        return self._post(f"/v1/searches/{_part(search)}/resume", SearchView)
+
     def candidates(self, search: str) -> list[CandidateView]:
         """A search's candidates by number."""
         return self._list(f"/v1/searches/{_part(search)}/candidates", CandidateView)
@@ -202,6 +206,10 @@ class Client:
     def cancel_run(self, run: str) -> RunView:
         """Ask a run to stop."""
         return self._post(f"/v1/runs/{_part(run)}/cancel", RunView)
+
+    def resume_run(self, run: str) -> RunView:
+        """Have a run that failed or was cancelled go on from its last checkpoint."""
+        return self._post(f"/v1/runs/{_part(run)}/resume", RunView)
 
     def wait_for_search(
         self,

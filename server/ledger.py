@@ -1,5 +1,6 @@
 """What a worker remembers of its search or run, in the tables. Every write asks first whether it still holds it."""
 
+import json
 from collections.abc import Sequence
 
 from pydantic import TypeAdapter
@@ -31,15 +32,17 @@ class SearchLedger:
             return [Candidate.model_validate_json(body) for body in bodies]
 
     def remember(self, candidate: Candidate) -> None:
-        """Insert or replace the candidate with this number."""
+        """Insert or replace the candidate with this number; it came further, so attempts count from here."""
         with self._database.write() as session:
-            self._held(session)
+            search = self._held(session)
             row = session.get(CandidateRow, (self._search, candidate.number))
             if row is None:
                 row = CandidateRow(search_id=self._search, number=candidate.number)
                 session.add(row)
             row.phase, row.feasible = candidate.phase, candidate.feasible
-            row.body_json = candidate.model_dump_json()
+            body = candidate.model_dump_json()
+            if row.body_json != body:
+                row.body_json, search.attempts = body, 1
             events.record(session, self._clock(), "candidate", str(candidate.number), self._search)
 
     def progress(self, message: str, done: int, total: int) -> None:
@@ -120,6 +123,18 @@ class RunLedger:
             metrics.note(session, self._run, position, point)
             row.progress_json = self._told.model_dump_json()
             self._tell(session, row)
+
+    def reached(self, position: int, tokens: int) -> None:
+        """A stage was begun or taken up at so many tokens, or those before it are done (0 tokens).
+
+        Where no worker came before is further, and attempts count from there. What is trained and not yet saved is lost
+        with its worker, so that only where it is taken up can tell.
+        """
+        with self._database.write() as session:
+            row, here = self._held(session), [position, tokens]
+            if here > json.loads(row.reached_json):
+                row.reached_json, row.attempts = json.dumps(here), 1
+                self._tell(session, row)
 
     def waiting(self, why: str | None) -> None:
         """Say instead what a job waits for; None says again where the run is."""

@@ -6,7 +6,7 @@ from sqlalchemy.orm import Session
 from device_agent.contracts import Fault, Generation, Program
 from search.candidate import Candidate, Verdict
 from search.spec import SearchSpec
-from server import events, idempotency, metrics, teachers
+from server import claims, events, idempotency, metrics, teachers
 from server.api.views import RunView, StageMetrics, StageView
 from server.clock import Clock, Ids, new_id, utc_now
 from server.database import Database
@@ -64,6 +64,7 @@ class Runbook:
                 progress_json=Progress(message="waiting for a worker").model_dump_json(),
                 profiles_json="{}",
                 cancel_requested=False,
+                attempts=0,
             )
             session.add(row)
             for position, stage in enumerate(spec.stages):
@@ -130,6 +131,18 @@ class Runbook:
                 events.record(session, self._clock(), "run", run, row.search_id)
             return _view(session, row)
 
+    def resume(self, run: str) -> RunView:
+        """Have a run that failed or was cancelled go on from its last checkpoint; one that is open stays as it is.
+
+        Raises:
+            NotFound: no such run.
+            Conflict: it has succeeded.
+        """
+        with self._database.write() as session:
+            row = _row(session, run)
+            claims.resume(session, self._queue, row, self._clock())
+            return _view(session, row)
+
 
 def _require_together(spec: RunSpec) -> None:
     missing = lacking(stage.lever for stage in spec.stages)
@@ -184,4 +197,5 @@ def _view(session: Session, row: RunRow) -> RunView:
         check=None if row.check_json is None else TokenCheck.model_validate_json(row.check_json),
         text=row.text,
         fault=None if row.fault_json is None else Fault.model_validate_json(row.fault_json),
+        attempts=row.attempts,
     )

@@ -10,6 +10,8 @@ from trainer.options import Lever, Made
 
 StageName = Literal["teacher", "pretrain", "extend", "synthesise", "sft", "merge", "preference", "rl", "qat", "ptq"]
 
+TRIES = 3  # at one search or run in a row, when its worker is killed or the world fails and it comes no further
+
 _ARTIFACTS = ("data", "specialists", "prompts", "pairs")  # options that name uploaded files
 
 _UNTRAINED = {"ptq": "calibration_windows", "synthesise": "a limit of seeds"}

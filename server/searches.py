@@ -12,7 +12,7 @@ from search.candidate import Candidate, Phase, Verdict
 from search.front import front_of
 from search.space import cheapest_violation
 from search.spec import SearchSpec
-from server import events, idempotency
+from server import claims, events, idempotency
 from server.api.views import CandidateView, Counts, SearchView
 from server.clock import Clock, Ids, new_id, utc_now
 from server.corpora import Corpora
@@ -67,6 +67,7 @@ class Searches:
                 spec_json=spec.model_dump_json(),
                 progress_json=Progress(message="waiting for a worker").model_dump_json(),
                 cancel_requested=False,
+                attempts=0,
             )
             session.add(row)
             idempotency.remember(session, _ROUTE, key, asked, row.id, now)
@@ -103,6 +104,18 @@ class Searches:
                     row.state, row.finished_at = WorkState.CANCELLED, self._clock()
                 self._queue.cancel_for(session, search=search)
                 events.record(session, self._clock(), "search", search, search)
+            return _view(session, row)
+
+    def resume(self, search: str) -> SearchView:
+        """Have a search that failed or was cancelled go on from its last candidate; one that is open stays as it is.
+
+        Raises:
+            NotFound: no such search.
+            Conflict: it has succeeded.
+        """
+        with self._database.write() as session:
+            row = search_row(session, search)
+            claims.resume(session, self._queue, row, self._clock())
             return _view(session, row)
 
     def candidates(self, search: str) -> list[CandidateView]:
@@ -212,5 +225,6 @@ def _view(session: Session, row: SearchRow) -> SearchView:
         progress=Progress.model_validate_json(row.progress_json),
         verdict=_verdict(row),
         fault=None if row.fault_json is None else Fault.model_validate_json(row.fault_json),
+        attempts=row.attempts,
         counts=_counts(session, row.id),
     )

@@ -117,6 +117,7 @@ class _Work:
     cancel_requested: Mapped[bool] = mapped_column(default=False)
     owner: Mapped[str | None]
     owner_until: Mapped[datetime | None]
+    attempts: Mapped[int] = mapped_column(default=0)
 
 
 class SearchRow(_Work, Base):
@@ -164,6 +165,7 @@ class RunRow(_Work, Base):
     generation_json: Mapped[str | None]
     check_json: Mapped[str | None]
     text: Mapped[str | None]
+    reached_json: Mapped[str] = mapped_column(default="[]")
 
 
 class StageRow(Base):

@@ -55,3 +55,9 @@ def get_run_metrics(
 def cancel_run(run: IdPath, services: ServicesDep) -> RunView:
     """Ask a run to stop."""
     return services.runbook.cancel(run)
+
+
+@router.post("/{run}/resume", operation_id="resume_run")
+def resume_run(run: IdPath, services: ServicesDep) -> RunView:
+    """Have a run that failed or was cancelled go on from its last checkpoint."""
+    return services.runbook.resume(run)

@@ -40,6 +40,12 @@ def cancel_search(search: IdPath, services: ServicesDep) -> SearchView:
     return services.searches.cancel(search)
 
 
+@router.post("/{search}/resume", operation_id="resume_search")
+def resume_search(search: IdPath, services: ServicesDep) -> SearchView:
+    """Have a search that failed or was cancelled go on from its last candidate."""
+    return services.searches.resume(search)
+
+
 @router.get("/{search}/candidates", operation_id="list_candidates")
 def list_candidates(search: IdPath, services: ServicesDep) -> list[CandidateView]:
     """The candidates by number; while the search runs, `on_front` means the front so far."""

@@ -211,6 +211,7 @@ class SearchView(View):
     progress: Progress
     verdict: Verdict | None
     fault: Fault | None
+    attempts: int = Field(description="Tries in a row that came no further, the present one among them")
     counts: Counts
 
 
@@ -276,6 +277,7 @@ class RunView(View):
     check: TokenCheck | None
     text: str | None = Field(description="The prompt's continuation, as the phone made it")
     fault: Fault | None
+    attempts: int = Field(description="Tries in a row that came no further, the present one among them")
 
 
 class StageMetrics(View):

@@ -178,3 +178,15 @@ def cancel(run: Id, server: ServerOption = DEFAULT_SERVER) -> None:
     """
     with connect(server) as client:
         typer.echo(f"Run {run} is {client.cancel_run(run).state}.")
+
+
+@app.command()
+def resume(run: Id, server: ServerOption = DEFAULT_SERVER) -> None:
+    """Go on with a run that failed or was cancelled, from its last checkpoint.
+
+    Example:
+
+        fulcrum run resume 9a1b...
+    """
+    with connect(server) as client:
+        typer.echo(f"Run {run} is {client.resume_run(run).state}.")

@@ -187,3 +187,15 @@ def cancel(search: Id, server: ServerOption = DEFAULT_SERVER) -> None:
     """
     with connect(server) as client:
         typer.echo(f"Search {search} is {client.cancel_search(search).state}.")
+
+
+@app.command()
+def resume(search: Id, server: ServerOption = DEFAULT_SERVER) -> None:
+    """Go on with a search that failed or was cancelled, from its last candidate.
+
+    Example:
+
+        fulcrum search resume 5d0c...
+    """
+    with connect(server) as client:
+        typer.echo(f"Search {search} is {client.resume_search(search).state}.")

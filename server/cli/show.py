@@ -16,7 +16,7 @@ from search.candidate import Candidate, Phase, Verdict
 from search.objectives import errors
 from server.api.views import CandidateView, RunView, SearchView, SelfCheckView
 from server.headlines import Reading, written
-from server.runs import WorkState
+from server.runs import TRIES, WorkState
 from trainer.architecture import Architecture
 
 _NAMES = ("id", "serial", "search")  # to be copied into the next command
@@ -59,7 +59,8 @@ def searches(views: Iterable[SearchView]) -> None:
 
 
 def _said(view: SearchView | RunView) -> str:
-    return escape(view.fault.message if view.fault else view.progress.message)
+    again = f"try {view.attempts} of {TRIES}: " if view.state is WorkState.RUNNING and view.attempts > 1 else ""
+    return escape(view.fault.message if view.fault else again + view.progress.message)
 
 
 def fault(what: str, found: Fault) -> None:

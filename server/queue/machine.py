@@ -164,6 +164,13 @@ def cancel(job: Job, now: datetime) -> Job:
     return replace(job, cancel_requested=True) if job.state is JobState.LEASED else job
 
 
+def resume(job: Job, now: datetime) -> Job:
+    """Take back that a job shall stop, with all its attempts if it has; one that ended otherwise stays as it is."""
+    if job.state is JobState.CANCELLED:
+        return replace(job, state=JobState.QUEUED, attempts=0, cancel_requested=False, not_before=now, finished_at=None)
+    return replace(job, cancel_requested=False) if job.state is JobState.LEASED else job
+
+
 def give_up(job: Job, fault: Fault, now: datetime) -> Job:
     """Fail a queued job that waited in vain; any other is returned as it is."""
     if job.state is not JobState.QUEUED:

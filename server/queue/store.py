@@ -154,8 +154,13 @@ class JobQueue:
 
     def cancel_for(self, session: Session, *, search: str | None = None, run: str | None = None) -> None:
         """Ask every job of a search or of a run to stop, within the caller's transaction."""
-        owner = JobRow.search_id == search if search is not None else JobRow.run_id == run
-        self._cancel(session, list(session.scalars(select(JobRow).where(owner, _open()))))
+        self._cancel(session, list(session.scalars(select(JobRow).where(_of(search, run), _open()))))
+
+    def resume_for(self, session: Session, *, search: str | None = None, run: str | None = None) -> None:
+        """Take `cancel_for` back, within the caller's transaction."""
+        now = self._clock()
+        mine = session.scalars(select(JobRow).where(_of(search, run)))
+        self._move(session, mine, lambda job: machine.resume(job, now), now)
 
     def look(self, job_id: str) -> Job:
         """Where a job is.
@@ -243,6 +248,11 @@ def _next_for(request: LeaseRequest, now: datetime) -> Select[JobRow]:
         .order_by(JobRow.created_at, JobRow.id)
         .limit(1)
     )
+
+
+def _of(search: str | None, run: str | None) -> ColumnElement[bool]:
+    """Jobs of a search itself, not of its runs; or those of a run."""
+    return (JobRow.search_id == search) & JobRow.run_id.is_(None) if run is None else JobRow.run_id == run
 
 
 def _open() -> ColumnElement[bool]:

@@ -13,7 +13,7 @@ from search.blame import defect
 from search.errors import SearchCancelled
 from server.clock import new_id
 from server.errors import Cancelled, OwnershipLost
-from server.runs import WorkState
+from server.runs import TRIES, WorkState
 from server.services import Services
 from server.settings import Settings
 from server.worker.searching import run_search
@@ -23,7 +23,6 @@ from trainer.errors import Interrupted, TrainerError
 _IDLE_SECONDS = 0.5
 _RENEW_SECONDS = 4.0
 _GOODBYE_SECONDS = 4.0  # for a training to save its checkpoint
-_TRIES = 3  # at one search or run in a row, when the world fails and not the work
 
 log = logging.getLogger("fulcrum.worker")
 
@@ -36,7 +35,6 @@ class Worker:
     def __init__(self, services: Services, stop: threading.Event) -> None:
         self._services, self._stop = services, stop
         self._owner = f"{os.getpid()}-{new_id()}"
-        self._failures: dict[str, int] = {}
 
     def run(self) -> None:
         """Work until told to stop; what is held then is let go for the next worker."""
@@ -75,11 +73,10 @@ class Worker:
             return
         except Exception as error:
             log.exception("%s failed", name)
-            fault = _fault(error)
-            self._failures[name] = self._failures.get(name, 0) + 1
-            if fault.blame is Blame.INFRASTRUCTURE and self._failures[name] < _TRIES:
-                self._stop.wait(_IDLE_SECONDS * 2 ** self._failures[name])
-                self._services.claims.release(self._owner)
+            fault, tries = _fault(error), self._services.claims.attempts(self._owner)
+            if fault.blame is Blame.INFRASTRUCTURE and tries < TRIES:
+                self._stop.wait(_IDLE_SECONDS * 2**tries)
+                self._services.claims.retry(self._owner)
                 return
             state = WorkState.FAILED
         finish(name, self._owner, state, fault)

@@ -36,6 +36,7 @@ class Telling:
         """A stage told where it is; what comes too fast after the last is kept back, and its last word is not."""
         if self._records[index].state is WorkState.QUEUED:
             self._update(index, {"state": WorkState.RUNNING})
+            self._ledger.reached(index, done)
         message = self._message(index, told)
         if told:
             point = MetricPoint(tokens=done, at=self._clock(), values=metrics.finite(told))
@@ -49,6 +50,7 @@ class Telling:
     def finished(self, index: int, outcome: Outcome) -> None:
         """A stage ended, in this process or before."""
         self.flush()
+        self._ledger.reached(index + 1, 0)
         self._update(
             index,
             {

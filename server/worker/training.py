@@ -65,10 +65,13 @@ class _Run:
         checkpoint = self._train(corpus.directory)
         program = self._export(checkpoint)
         self._ledger.program(program)
+        after = len(self._claimed.spec.stages)
+        self._ledger.reached(after, 1)
         number = self._claimed.number
         self._ledger.progress(f"measuring on {self._phone}", 0, 1)
         measurement = self._bench.measure(program, self._search.protocol, self._phone, number)
         self._ledger.profile(self._phone, Profile.of(measurement))
+        self._ledger.reached(after, 2)
         self._ledger.progress(f"talking on {self._phone}", 0, 1)
         generation = self._bench.generate(program, prompt, self._claimed.spec.new_tokens, self._phone, number)
         self._conclude(checkpoint, generation)

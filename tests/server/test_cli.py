@@ -249,6 +249,7 @@ def view_of(spec: SearchSpec, name: str, state: WorkState, verdict: Verdict | No
         progress=Progress(message="measuring [7]"),
         verdict=verdict,
         fault=None,
+        attempts=1,
         counts=Counts(done=2),
     )
 

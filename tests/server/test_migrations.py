@@ -1,6 +1,7 @@
 """From empty to head, on both databases, and the tables are what the migrations made."""
 
 import pytest
+from alembic import command
 from sqlalchemy import create_engine, inspect, text
 from sqlalchemy.exc import IntegrityError
 
@@ -46,6 +47,32 @@ def test_a_run_of_the_revision_before_is_kept_and_gets_metrics(empty_url: str) -
     with engine.begin() as connection:
         connection.execute(text(f"INSERT INTO metrics VALUES ('r', 0, {10**15}, {at}, '{{}}')"))
         assert connection.execute(text("SELECT tokens FROM metrics JOIN runs ON run_id = id")).scalar_one() == 10**15
+    engine.dispose()
+
+
+def test_attempts_come_and_go_and_what_is_there_is_kept(settings: Settings) -> None:
+    work = "id, name, state, created_at, progress_json, cancel_requested, spec_json"
+    run = f"{work}, search_id, number, architecture_json, profiles_json"
+    at = "'2026-01-01 00:00:00'"
+    engine = create_engine(settings.url)
+    command.downgrade(migrate._config(settings.url), "0004")
+    assert "attempts" not in {column["name"] for column in inspect(engine).get_columns("runs")}
+    with engine.begin() as connection:
+        connection.execute(text(f"INSERT INTO searches ({work}) VALUES ('s', 's', 'running', {at}, '', false, '')"))
+        connection.execute(
+            text(f"INSERT INTO runs ({run}) VALUES ('r', 'r', 'running', {at}, '', false, '', 's', 1, '', '')")
+        )
+        connection.execute(text("INSERT INTO stages VALUES ('r', 0, '')"))
+    migrate.upgrade(settings.url)
+    with engine.begin() as connection:
+        assert connection.execute(text("SELECT attempts, reached_json FROM runs")).one() == (0, "[]")
+        assert connection.execute(text("SELECT attempts FROM searches")).one() == (0,)
+    command.downgrade(migrate._config(settings.url), "0004")
+    with engine.begin() as connection:
+        assert connection.execute(text("SELECT run_id FROM stages JOIN runs ON run_id = id")).one() == ("r",)
+        assert connection.execute(text("SELECT id FROM searches")).one() == ("s",)
+    migrate.upgrade(settings.url)
+    assert migrate.differences(settings.url) == []
     engine.dispose()
 
 

@@ -47,6 +47,7 @@
  * @property {Progress} progress
  * @property {Verdict|null} verdict
  * @property {Fault|null} fault
+ * @property {number} attempts
  * @property {{proposed: number, done: number, failed: number, feasible: number}} counts
  *
  * @typedef {object} PhoneFacts
@@ -121,6 +122,7 @@
  * @property {TokenCheck|null} check
  * @property {string|null} text
  * @property {Fault|null} fault
+ * @property {number} attempts
  */
 
 export {};

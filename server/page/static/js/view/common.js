@@ -34,6 +34,12 @@ export function ProgressBar({ progress, label, slim = false }) {
   </div>`;
 }
 
+/**
+ * What a search or a run says behind its progress when the tries before came no further.
+ * @param {{state: string, attempts: number}} work
+ */
+export const again = ({ state, attempts }) => (state === "running" && attempts > 1 ? ` (try ${attempts})` : "");
+
 /** @type {Record<Fault["blame"], string>} */
 const BLAME = { user: "yours to mend", phone: "the phone", infrastructure: "the bench", us: "a fault of Fulcrum" };
 

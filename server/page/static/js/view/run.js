@@ -4,7 +4,7 @@ import { count, figure } from "../format.js";
 import { href } from "../route.js";
 import { phoneName, searches } from "../store.js";
 import { Blocks } from "./blocks.js";
-import { FaultNote, ProgressBar, StateMark, VIRTUAL_NOTE, VirtualMark } from "./common.js";
+import { FaultNote, ProgressBar, StateMark, VIRTUAL_NOTE, VirtualMark, again } from "./common.js";
 import { Curves } from "./curves.js";
 import { ProfileFacts } from "./detail.js";
 import { Stages } from "./stages.js";
@@ -42,7 +42,7 @@ export function RunView({ run }) {
     <p>Trains candidate <b>#${run.candidate}</b> of <a href=${href({ view: "searches", search: run.spec.search })}>${search?.name ?? run.spec.search}</a> <${Blocks} architecture=${run.architecture} /></p>
     ${(run.state === "running" || run.state === "queued") && html`<div class="where">
       <${ProgressBar} progress=${run.progress} label="Progress of the run" />
-      <p><span>${run.progress.message || "waiting for the worker"}</span><span class="quiet">${run.progress.total > 0 && `${count(run.progress.done)} of ${count(run.progress.total)}`}</span></p>
+      <p><span>${run.progress.message || "waiting for the worker"}${again(run)}</span><span class="quiet">${run.progress.total > 0 && `${count(run.progress.done)} of ${count(run.progress.total)}`}</span></p>
     </div>`}
     ${run.fault && html`<${FaultNote} fault=${run.fault} />`}
     <${Spoken} run=${run} />

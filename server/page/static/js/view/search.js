@@ -4,7 +4,7 @@ import { duration, figure } from "../format.js";
 import { BUDGETS } from "../axes.js";
 import { adjust, href } from "../route.js";
 import { isVirtual, now, phoneName, runsNewestFirst, selectedPhone } from "../store.js";
-import { FaultNote, ProgressBar, StateMark, VIRTUAL_NOTE, VirtualMark } from "./common.js";
+import { FaultNote, ProgressBar, StateMark, VIRTUAL_NOTE, VirtualMark, again } from "./common.js";
 import { Leaderboard } from "./leaderboard.js";
 import { Plot } from "./plot.js";
 import { UncheckedMark } from "./self_check.js";
@@ -51,7 +51,7 @@ function Where({ search }) {
   if (state !== "running" && state !== "queued") return null;
   return html`<div class="where">
     <${ProgressBar} progress=${progress} label="Progress of the search" />
-    <p><span>${progress.message || "waiting for the worker"}</span><span class="quiet">${progress.total > 0 && `${progress.done} of ${progress.total}`}</span></p>
+    <p><span>${progress.message || "waiting for the worker"}${again(search)}</span><span class="quiet">${progress.total > 0 && `${progress.done} of ${progress.total}`}</span></p>
   </div>`;
 }
 
