@@ -98,7 +98,7 @@ class RlStage(_Trains, RlOptions):
 
 
 class _Problems(Problems):
-    tasks: Annotated[Arithmetic | ReasoningGym, Field(discriminator="kind")]  # files are not taken
+    tasks: PathlessTasks  # type: ignore[assignment]  # the trainer's may be of files
 
 
 _Seeds = Annotated[Topics | _Problems, Field(discriminator="kind")]

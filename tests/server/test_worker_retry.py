@@ -21,7 +21,7 @@ from server.ledger import RunLedger, SearchLedger
 from server.ports import PhoneBench
 from server.queue.machine import JobState
 from server.queue.store import JobQueue
-from server.runs import TRIES, RunSpec, WorkState
+from server.runs import TRIES, RunSpec, StageRecord, WorkState
 from server.services import Services
 from server.settings import Settings
 from server.worker import loop
@@ -251,7 +251,8 @@ def test_a_run_comes_further_when_it_is_taken_up_further_on(
     def claimed(number: int) -> Telling:
         clock.turn(_LAPSE)
         assert services.claims.claim_run(str(number)) is not None
-        return Telling(["teacher", "pretrain"], RunLedger(services.database, run, str(number)), tmp_path, clock)
+        records = [StageRecord(name=name) for name in ("teacher", "pretrain")]
+        return Telling(records, RunLedger(services.database, run, str(number)), tmp_path, clock)
 
     told = claimed(1)
     told.report(0, 64, 9999, {"loss": 1.0})

@@ -16,6 +16,7 @@ from trainer.errors import CorpusError
 from trainer.preference.judges import Case
 from trainer.preference.rows import Pair, PreferenceError, read_cases, read_pairs
 from trainer.readers.chats import asked, chat, compared, expected
+from trainer.rewards.competition import Competition
 from trainer.tokenizer import END_OF_TEXT, train_tokenizer
 
 _TOKENIZER = train_tokenizer(["Hello there, user. I am the assistant of the tool and the system.\n" * 20], 300)
@@ -252,6 +253,19 @@ def test_prompts_have_the_answer_that_can_be_verified() -> None:
         expected({"answer": ["5"]})
     with pytest.raises(ValueError, match="no prompt: there is text"):
         asked({"text": "a"})
+
+
+def test_competition_problems_are_read_as_gsm8k_and_math_have_them(tmp_path: Path) -> None:
+    rows = [
+        {"question": "2+3?", "answer": "2+3=<<2+3=5>>5\n#### 5"},
+        {"problem": "2+3?", "solution": r"It is $\boxed{5}$.", "level": "Level 1"},
+        {"problem": "2+3?", "answer": 5},
+    ]
+    for number, row in enumerate(rows):
+        path = tmp_path / f"{number}.jsonl"
+        path.write_text(json.dumps(row))
+        problem = Competition(files=(path,)).problem(str(number), 0)
+        assert (problem.prompt, problem.answer) == ("2+3?", "5")
 
 
 def test_pairs_and_prompts_come_from_parquet_too(tmp_path: Path) -> None:

@@ -299,12 +299,6 @@ def test_what_windows_and_tables_write_is_read_and_a_file_cut_short_is_told(tmp_
         cut.write_bytes(whole if why == "CRC" else whole[: len(whole) // 2])
         with pytest.raises(CorpusError, match=why):  # whatever becomes of bad rows: how many are lost, nobody knows
             Dialogues.open(cut, _TOKENIZER, on_bad="skip")
-def test_a_long_row_of_a_table_is_refused_as_one_of_lines_is(tmp_path: Path) -> None:
-    path = tmp_path / "chats.parquet"
-    pq.write_table(pa.Table.from_pylist([_chat("Hi", "there"), _chat("x" * 10_000_000, "y")]), path)
-    with pytest.raises(CorpusError, match=r"row 2: a row is longer than 4 MiB: it has 9\.5"):
-        Dialogues.open(path, _TOKENIZER)
-    assert len(Dialogues.open(path, _TOKENIZER, on_bad="skip")) == 1
 
 
 def test_tools_are_read_alike_from_every_kind_of_file(tmp_path: Path) -> None:

@@ -13,9 +13,9 @@ from trainer.checkpoint import Checkpoint
 from trainer.data import Corpus
 from trainer.errors import CheckpointError, Interrupted
 from trainer.pipeline import run, stages_of
+from trainer.sandbox import SandboxError
 from trainer.stage import Outcome
 from trainer.synthesis import SynthesisError
-from trainer.synthesis.sandbox import SandboxError
 
 _SMALL = {"batch": 4, "sequence": 64}
 _TAUGHT = [{"kind": "teacher", "tokens": 1_024, **_SMALL}, {"kind": "pretrain", "tokens": 1_024, **_SMALL}]
@@ -129,7 +129,7 @@ def test_a_model_answers_itself_and_nothing_kept_is_an_error(
     row = json.loads(made(found, tmp_path).splitlines()[0])
     assert (row["provenance"]["tutor"], found.after["seeds"]) == (final.directory.name, 5)
     nothing = recipe(filters=[{"kind": "length", "of": "answer", "shortest": 900}])
-    monkeypatch.setattr("trainer.synthesis.sandbox._shuts", lambda: False)
+    monkeypatch.setattr("trainer.sandbox.outside._shuts", lambda: False)
     coded = itself | {"recipe": recipe(filters=[{"kind": "code", "of": "answer"}])}
     with pytest.raises(SandboxError):
         run(stages_of([_TAUGHT[1], coded]), tiny, corpus.directory, tmp_path)

@@ -37,10 +37,10 @@ def _multiply(left: int, right: int) -> _Draw:
     return draw
 
 
-def _parity(digits: int) -> _Draw:
+def _rest(digits: int, of: int) -> _Draw:
     def draw(dice: random.Random) -> tuple[str, Fraction]:
         a = _number(dice, digits)
-        return f"{a}%2", Fraction(a % 2)
+        return f"{a}%{of}", Fraction(a % of)
 
     return draw
 
@@ -97,7 +97,8 @@ def _number(dice: random.Random, digits: int) -> int:
 
 
 _LEVELS: dict[str, _Draw] = {
-    "parity-3": _parity(3),
+    "parity-3": _rest(3, 2),
+    "last-3": _rest(3, 10),
     "larger-2": _larger(2),
     "next-3": _next(3),
     "add-1": _add(1),

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from trainer.readers.chats import expected
 from trainer.rewards.problem import Problem, ProblemError, number_of
 
 _LONGEST_LINE = 1 << 20
@@ -52,7 +53,7 @@ class OfFiles(BaseModel):
 
 @cache
 def read(file: Path, columns: tuple[str, str]) -> tuple[tuple[str, str], ...]:
-    """The two columns of every row.
+    """The two columns of every row; a `question` is a problem too, and answers may be worked: `readers.chats.expected`.
 
     Raises:
         ProblemError: the file cannot be read, has no rows, or one that is none; its line is named.
@@ -77,7 +78,12 @@ def _row(line: bytes, where: str, columns: tuple[str, str]) -> tuple[str, str]:
         row: Any = json.loads(line.decode("utf-8"))
     except ValueError as wrong:
         raise ProblemError(f"{where} is no JSON in UTF-8: {wrong}", advice="correct or remove it") from wrong
-    fields = [row.get(name) for name in columns] if isinstance(row, dict) else []
+    row = row if isinstance(row, dict) else {}
+    try:
+        found = {**row, "problem": row.get("problem", row.get("question")), "answer": expected(row)}
+    except ValueError as wrong:
+        raise ProblemError(f"{where}: {wrong}", advice="correct or remove it") from wrong
+    fields = [found.get(name) for name in columns]
     texts = [field for field in fields if isinstance(field, str) and field.strip()]
     if len(texts) != 2:
         raise ProblemError(

@@ -7,8 +7,8 @@ from typing import Literal
 from trainer.errors import CheckpointError, Interrupted
 from trainer.files import write_text
 from trainer.options import LACKING, TutorOptions
+from trainer.sandbox import run
 from trainer.stage import Outcome, Workspace
-from trainer.synthesis import sandbox
 from trainer.synthesis.filters import Code
 from trainer.synthesis.options import Own, SynthesisOptions
 from trainer.synthesis.recipe import SynthesisError
@@ -55,7 +55,7 @@ class Synthesise(SynthesisOptions):
             TutorError, CorpusError, ProblemError, SandboxError: see `trainer.synthesis.run`.
         """
         if any(isinstance(each, Code) for each in self.recipe.filters):
-            sandbox.run("")  # where no code can be shut in, that is said before anybody is asked
+            run("")  # where no code can be shut in, that is said before anybody is asked
         out = workspace.directory.parent / "synthesis"
         seeds = many(self.recipe.seeds, self.recipe.seed, self.limit)
         tutor = _opened(self.tutor, workspace, out)
