@@ -30,7 +30,7 @@ from trainer.options import (
     TeacherOptions,
 )
 from trainer.recipe import Recipe
-from trainer.rewards import Arithmetic, PathlessTasks
+from trainer.rewards import Arithmetic, FilelessTasks
 from trainer.rl.options import RlOptions
 from trainer.synthesis import recipe as recipes
 from trainer.synthesis.filters import Agreement, Code, Judge, Length, NearDuplicate, Verified
@@ -92,7 +92,7 @@ class ExtendStage(_Trains, ExtendOptions):
 class RlStage(_Trains, RlOptions):
     """Of the stage `rl`."""
 
-    tasks: PathlessTasks = Arithmetic()  # type: ignore[assignment]  # the trainer's may be of files
+    tasks: FilelessTasks = Arithmetic()  # type: ignore[assignment]  # the trainer's may be of files
     batch: int = Field(default=64, ge=2)
     sequence: int = Field(default=96, ge=8)
 

@@ -14,7 +14,7 @@ from trainer.rewards.gym import ReasoningGym
 from trainer.rewards.problem import Problem, Tasks
 from trainer.rewards.programs import Programs
 
-Pathless = Annotated[Arithmetic | ReasoningGym | Programs, Field(discriminator="kind")]
+Fileless = Annotated[Arithmetic | ReasoningGym | Programs, Field(discriminator="kind")]
 """Tasks that read no files."""
 Part = Annotated[Arithmetic | ReasoningGym | Competition | Programs | Code, Field(discriminator="kind")]
 
@@ -77,7 +77,7 @@ class Ladder(_Ladder):
     parts: tuple[Part, ...] = Field(min_length=1, max_length=64, description="Tasks of other kinds, easy to hard")
 
 
-class PathlessLadder(_Ladder):
+class FilelessLadder(_Ladder):
     """The same of tasks that read no files."""
 
-    parts: tuple[Pathless, ...] = Field(min_length=1, max_length=64, description="Tasks of other kinds, easy to hard")
+    parts: tuple[Fileless, ...] = Field(min_length=1, max_length=64, description="Tasks of other kinds, easy to hard")
