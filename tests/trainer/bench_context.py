@@ -17,10 +17,8 @@ needles.
 
 import argparse
 import json
-import math
 import multiprocessing
 import os
-import statistics
 import sys
 import tempfile
 import time
@@ -29,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from intervals import interval, machine
 
 from trainer.architecture import Architecture, Attention, ShortConv
 from trainer.curriculum import Curriculum
@@ -45,7 +44,6 @@ TEXT, KEYS = 512, 16  # ids: of the text, then keys, then values
 NEEDLE = Needle(1, 1, range(TEXT, TEXT + KEYS), range(TEXT + KEYS, TEXT + 2 * KEYS))
 RATE, STEP = 3e-3, {ORIGINAL: 2048, 2048: 4096, 8192: 8192}  # tokens; at four times the rate it does not learn
 WAYS = ("yarn", "base", "plain")
-T95 = (math.inf, 12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)  # by degrees of freedom
 
 
 def architecture(theta: float) -> Architecture:
@@ -131,12 +129,9 @@ LEARNT = 0.9
 """Recall at the first length of a model that retrieves; one that does not has nothing to lose at longer ones."""
 
 
-def interval(values: list[float]) -> str:
-    mean = statistics.fmean(values)
-    if len(values) < 2:
-        return f"{mean:.3f}"
-    half = T95[min(len(values) - 1, len(T95) - 1)] * statistics.stdev(values) / math.sqrt(len(values))
-    return f"{mean:.3f} ±{half:.3f}"
+def told(values: list[float]) -> str:
+    mean, half = interval(values)
+    return f"{mean:.3f}" if len(values) < 2 else f"{mean:.3f} ±{half:.3f}"
 
 
 def table(theta: float, runs: list[dict[str, dict[str, Any]]]) -> None:
@@ -149,10 +144,10 @@ def table(theta: float, runs: list[dict[str, dict[str, Any]]]) -> None:
     for name in runs[0]:
         for length in map(str, LENGTHS):
             rows = [run[name][length] for run in runs]
-            cells = [interval([row["recall"] for row in rows])]
-            cells += [interval([row["by_depth"][quarter] for row in rows]) for quarter in range(4)]
-            cells += [interval([row["bits_per_byte"] for row in rows])]
-            cells += [interval([row["by_position"][-1]["bits_per_byte"] for row in rows])]
+            cells = [told([row["recall"] for row in rows])]
+            cells += [told([row["by_depth"][quarter] for row in rows]) for quarter in range(4)]
+            cells += [told([row["bits_per_byte"] for row in rows])]
+            cells += [told([row["by_position"][-1]["bits_per_byte"] for row in rows])]
             print(f"{name:34}{int(length):>8,}" + "".join(f"{cell:>16}" for cell in cells))
 
 
@@ -163,7 +158,7 @@ def positions(runs: list[dict[str, dict[str, Any]]]) -> None:
     print(f"{'':34}" + "".join(f"{edge:>16,}" for edge in edges))
     for name in runs[0]:
         columns = zip(*([b["bits_per_byte"] for b in run[name][longest]["by_position"]] for run in runs), strict=True)
-        print(f"{name:34}" + "".join(f"{interval(list(column)):>16}" for column in columns))
+        print(f"{name:34}" + "".join(f"{told(list(column)):>16}" for column in columns))
 
 
 def differences(runs: list[dict[str, dict[str, Any]]]) -> None:
@@ -172,7 +167,7 @@ def differences(runs: list[dict[str, dict[str, Any]]]) -> None:
     for way in WAYS[1:]:
         for figure in ("recall", "bits_per_byte"):
             pairs = [(run["trained on: yarn"][longest], run[f"trained on: {way}"][longest]) for run in runs]
-            print(f"  {way:8}{figure:16}{interval([one[figure] - other[figure] for one, other in pairs]):>18}")
+            print(f"  {way:8}{figure:16}{told([one[figure] - other[figure] for one, other in pairs]):>18}")
 
 
 def main() -> None:
@@ -212,8 +207,7 @@ def main() -> None:
             table(theta, learnt)
             positions(learnt)
             differences(learnt)
-    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
-    print(f"\n{os.cpu_count()} cores, load {load}, torch {torch.__version__}")
+    print(f"\n{machine()}")
     print(f"{time.monotonic() - begun:.0f} s in {given.processes} processes")
     if given.json:
         arguments = {name: str(value) for name, value in vars(given).items()}

@@ -13,7 +13,6 @@ import argparse
 import json
 import multiprocessing
 import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -24,7 +23,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from bench_qat import interval
+from intervals import effect, interval, machine
 from torch import Tensor
 
 from trainer import pipeline
@@ -182,9 +181,9 @@ def effects(results: dict[str, list[dict[str, float]]], pairs: list[tuple[str, s
     told = []
     for what, with_it, without in pairs:
         both = zip(results[with_it], results[without], strict=True)
-        mean, half = interval([one["bits_per_byte"] - other["bits_per_byte"] for one, other in both])
-        print(f"{what:38}{mean:+10.4f} ±{half:6.4f} {'yes' if abs(mean) > half else ' no'}")
-        told.append({"effect": what, "mean": mean, "half": half, "there": abs(mean) > half})
+        found = effect((one["bits_per_byte"], other["bits_per_byte"]) for one, other in both)
+        print(f"{what:38}{found['mean']:+10.4f} ±{found['half']:6.4f} {'yes' if found['there'] else ' no'}")
+        told.append({"effect": what, **found})
     return told
 
 
@@ -243,9 +242,7 @@ def main() -> None:
     table(results)
     told = effects(results, pairs)
     alone = {} if given.sweep else costs(given.device, *given.loss)
-    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
-    machine = platform.processor() or platform.machine()
-    print(f"\n{machine}, {os.cpu_count()} cores, load {load}, torch {torch.__version__}")
+    print(f"\n{machine()}")
     print(f"{time.monotonic() - begun:.0f} s in {given.processes} processes")
     if given.out:
         arguments = {name: str(value) for name, value in vars(given).items()}

@@ -14,8 +14,6 @@ import json
 import math
 import multiprocessing
 import os
-import platform
-import statistics
 import sys
 import tempfile
 import time
@@ -26,6 +24,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from intervals import effect, interval, machine
 from torch import Tensor
 
 from trainer.architecture import Architecture, Attention, ShortConv
@@ -50,7 +49,6 @@ ARCHITECTURE = Architecture(
 )
 BATCH, SEQUENCE, WINDOWS = 8, 128, 256
 KEYS, FIRST_KEY = 20, 300
-T95 = (math.inf, 12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)  # by degrees of freedom
 FIGURES = {"loss": "nats/token", "bits_per_byte": "bits/byte", "top_1": "top-1", "task": "task"}
 _UNROUNDED = Scheme(weights=FULL, activations=False)
 
@@ -189,14 +187,6 @@ def done(way: Way, seed: int, tokens: int, weights: Precision, corpus_dir: Path,
     return judged(quantised(full, found), corpus)
 
 
-def interval(values: list[float]) -> tuple[float, float]:
-    """(mean, half a 95 % interval)."""
-    if len(values) < 2:
-        return values[0], math.inf
-    quantile = T95[min(len(values) - 1, len(T95) - 1)]
-    return statistics.fmean(values), quantile * statistics.stdev(values) / math.sqrt(len(values))
-
-
 def table(results: dict[str, list[dict[str, float]]]) -> None:
     print(f"\n{'':42}" + "".join(f"{unit:>20}" for unit in FIGURES.values()))
     for name, rows in results.items():
@@ -211,9 +201,8 @@ def effects(results: dict[str, list[dict[str, float]]]) -> list[dict[str, Any]]:
         cells, entry = [], dict[str, Any](effect=what)
         for figure in FIGURES:
             pairs = zip(results[with_it], results[without], strict=True)
-            mean, half = interval([one[figure] - other[figure] for one, other in pairs])
-            entry[figure] = {"mean": mean, "half": half, "there": abs(mean) > half}
-            cells.append(f"{mean:+9.4f} ±{half:6.4f} {'yes' if abs(mean) > half else ' no'}")
+            found = entry[figure] = effect((one[figure], other[figure]) for one, other in pairs)
+            cells.append(f"{found['mean']:+9.4f} ±{found['half']:6.4f} {'yes' if found['there'] else ' no'}")
         print(f"{what:42}" + "".join(f"{cell:>22}" for cell in cells))
         told.append(entry)
     return told
@@ -255,9 +244,7 @@ def main() -> None:
     )
     table(results)
     told = effects(results)
-    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
-    machine = platform.processor() or platform.machine()
-    print(f"\n{machine}, {os.cpu_count()} cores, load {load}, torch {torch.__version__}")
+    print(f"\n{machine()}")
     print(f"{time.monotonic() - begun:.0f} s in {given.processes} processes")
     if given.out:
         arguments = {name: str(value) for name, value in vars(given).items()}

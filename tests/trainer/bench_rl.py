@@ -10,10 +10,8 @@ Differences are taken within a seed; one whose 95 % interval (Student's t) holds
 
 import argparse
 import json
-import math
 import multiprocessing
 import os
-import platform
 import random
 import statistics
 import sys
@@ -24,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from intervals import effect, interval, machine
 
 from trainer import pipeline
 from trainer.architecture import Architecture, Attention, ShortConv
@@ -42,7 +41,6 @@ ARCHITECTURE = Architecture(
     vocab_size=257, width=64, ffn_width=128, blocks=(ShortConv(), Attention(heads=4, kv_heads=2, head_dim=16)) * 2
 )
 BATCH, SEQUENCE, ANSWER, SAMPLES, LINES = 128, 40, 8, 8, 60_000
-T95 = (math.inf, 12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)  # by degrees of freedom
 WAYS = ("informative", "uniform")
 FIGURES = ("success", *(f"success/{level}" for level in LEVELS))
 
@@ -93,22 +91,13 @@ def base_of(corpus: Corpus, home: Path, tokens: int) -> Path:
     return found.directory
 
 
-def interval(values: list[float]) -> tuple[float, float]:
-    """(mean, half a 95 % interval)."""
-    if len(values) < 2:
-        return values[0], math.inf
-    quantile = T95[min(len(values) - 1, len(T95) - 1)]
-    return statistics.fmean(values), quantile * statistics.stdev(values) / math.sqrt(len(values))
-
-
 def row(what: str, pairs: list[tuple[dict[str, float], dict[str, float]]]) -> dict[str, Any]:
     """Print and return the differences, later less earlier, by figure."""
     entry: dict[str, Any] = {"effect": what}
     cells = []
     for figure in FIGURES:
-        mean, half = interval([100 * (after[figure] - before[figure]) for before, after in pairs])
-        entry[figure] = {"mean": mean, "half": half, "there": abs(mean) > half}
-        cells.append(f"{mean:+6.1f} ±{half:5.1f} {'yes' if abs(mean) > half else ' no'}")
+        found = entry[figure] = effect((100 * after[figure], 100 * before[figure]) for before, after in pairs)
+        cells.append(f"{found['mean']:+6.1f} ±{found['half']:5.1f} {'yes' if found['there'] else ' no'}")
     print(f"{what:24}" + "".join(f"{cell:>19}" for cell in cells))
     return entry
 
@@ -156,9 +145,7 @@ def main() -> None:
     both = zip(results["uniform"], results["informative"], strict=True)
     effects.append(row("curriculum - uniform", [(one[1], other[1]) for one, other in both]))
     seconds = statistics.fmean(each[2] for rows in results.values() for each in rows)
-    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
-    machine = platform.processor() or platform.machine()
-    print(f"\n{machine}, {os.cpu_count()} cores, load {load}, torch {torch.__version__}")
+    print(f"\n{machine()}")
     print(f"{seconds:.0f} s a training, {time.monotonic() - begun:.0f} s in all, {given.processes} processes")
     if given.out:
         arguments = {name: str(value) for name, value in vars(given).items()}
