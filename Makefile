@@ -102,6 +102,10 @@ bench-distil: setup $(VENV)/.developer ## What a teacher is worth: distillation 
 bench-rl: setup $(VENV)/.developer ## What RL does by level, before and after, and a curriculum beside uniform sampling, over seeds
 	OMP_NUM_THREADS=1 $(BIN)/python tests/trainer/bench_rl.py $(ARGS)
 
+.PHONY: bench-levers
+bench-levers: setup $(VENV)/.developer ## What each lever after pretraining does, from one base model, over seeds (about 20 minutes; ARGS="--home DIR --only sft,rl")
+	OMP_NUM_THREADS=1 $(BIN)/python tests/trainer/bench_levers.py $(ARGS)
+
 .PHONY: bench-preference
 bench-preference: setup $(VENV)/.developer ## What preferences are worth: win rates of each mix of losses on held-out sums, over seeds (about 10 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/trainer/bench_preference.py $(ARGS)

@@ -1,0 +1,1 @@
+"""Each lever's part of `bench_levers.py`."""
