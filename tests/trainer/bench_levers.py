@@ -17,8 +17,9 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -77,12 +78,22 @@ def prepared(given: argparse.Namespace, home: Path) -> Ground:
     return Ground(home, given.shape, given.device, ground.base_tokens, deadline)
 
 
+@contextmanager
+def ended_with(pool: ProcessPoolExecutor) -> Iterator[None]:
+    """What was not begun is not, once somebody stops the bench or a job fails."""
+    try:
+        yield
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+
+
 def measured(given: argparse.Namespace, names: Sequence[str], ground: Ground) -> dict[str, list[tuple[Rows, float]]]:
     """By lever, what its finished seeds found."""
     found: dict[str, list[tuple[Rows, float]]] = {name: [] for name in names}
     begun, seeds = time.monotonic(), range(given.first_seed, given.first_seed + given.seeds)
     threads = max(1, len(os.sched_getaffinity(0)) // given.processes) if given.device != "cpu" else 1
-    with ProcessPoolExecutor(given.processes, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(given.processes, multiprocessing.get_context("spawn")) as pool, ended_with(pool):
         # The SFT model is where other levers begin: made first, and not twice at the same time.
         first: dict[Future[Any], tuple[str, int]] = {}
         rest: dict[Future[Any], tuple[str, int]] = {}
