@@ -41,7 +41,7 @@ def rows(ground: Ground, seed: int) -> Rows:
         place = ground.home / "synthesised" / f"{len(filters)}-{seed}"
         report = synthesise(recipe(seed, filters), tutor, place)
         tuned, outcome = ground.taught(learnt(place / "examples.jsonl"), ground.base, seed, f"synthesis-{seed}")
-        kept = {"kept": report.kept / (_PROBLEMS * _SAMPLES)}
+        kept = {"kept": report.examples / (_PROBLEMS * _SAMPLES)}
         found[name] = ground.judged(tuned.model(), seed) | outcome.after | kept
     return found
 
