@@ -33,7 +33,7 @@ from trainer.errors import Interrupted
 LEVERS: dict[str, Lever] = {
     each.LEVER.name: each.LEVER for each in (sft, curated, synthetic, merging, preferred, practised)
 }
-BASE_TOKENS = 5_000_000
+BASE_TOKENS = 700_000
 
 
 def code() -> str:

@@ -31,7 +31,7 @@ from trainer.tokenizer import train_tokenizer
 VOCABULARY, SEQUENCE, ANSWER = 320, 64, 8
 TEXT = "stdlib"
 # Levels whose lines are in the text, easy to hard, and the share of its sums that each has.
-SHARES = {"add-1": 0.04, "sum-1": 0.06, "times-1": 0.05, "sum-2": 0.6, "terms-3": 0.1, "steps-2": 0.15}
+SHARES = {"parity-3": 0.1, "last-3": 0.15, "larger-2": 0.3, "next-3": 0.25, "add-1": 0.1, "sum-2": 0.1}
 KNOWN = tuple(SHARES)
 TASKS = Arithmetic(levels=KNOWN)
 TRAINED, LEARNT = 80_000, 1e-3  # tokens and rate of every SFT

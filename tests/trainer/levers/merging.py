@@ -14,44 +14,32 @@ from trainer.rewards import Problem, is_held_out
 
 _ROWS, _JUDGED, _EVALUATIONS = 1_000, 240, 24
 _METHODS = (MergeRecipe(method="linear"), MergeRecipe(method="task_arithmetic"), MergeRecipe(method="ties"))
-_LETTERS = "abcdefghij"
 
 
 def _symbols(seed: int, number: int, held_out: bool) -> Row:
-    each = problem("sum-2", "symbols", seed, number, held_out=held_out)
+    each = problem("larger-2", "symbols", seed, number, held_out=held_out)
     return {"prompt": each.prompt, "answer": each.answer}
 
 
-def _words(seed: int, number: int, held_out: bool) -> Row:
-    """Differences in words, which the base has not read."""
-
-    def drawn(dice: random.Random) -> Row:
-        a, b = dice.randrange(100), dice.randrange(10)
-        return {"prompt": f"take {b} from {a}", "answer": str(a - b)}
-
-    return _first(drawn, f"words/{seed}/{number}", held_out)
+def _after(seed: int, number: int, held_out: bool) -> Row:
+    """What the base has read as `471+1=`, in words."""
+    return _first(lambda a: (f"after {a}", str(a + 1)), f"after/{seed}/{number}", held_out)
 
 
-def _text(seed: int, number: int, held_out: bool) -> Row:
-    """Words in capitals, or turned round."""
-
-    def drawn(dice: random.Random) -> Row:
-        word = "".join(dice.choices(_LETTERS, k=dice.randint(2, 4)))
-        upper = dice.random() < 0.5
-        return {"prompt": f"{'upper' if upper else 'turn'} {word}", "answer": word.upper() if upper else word[::-1]}
-
-    return _first(drawn, f"text/{seed}/{number}", held_out)
+def _end(seed: int, number: int, held_out: bool) -> Row:
+    """What the base has read as `471%10=`, in words."""
+    return _first(lambda a: (f"end of {a}", str(a % 10)), f"end/{seed}/{number}", held_out)
 
 
-def _first(drawn: Callable[[random.Random], Row], key: str, held_out: bool) -> Row:
+def _first(asked: Callable[[int], tuple[str, str]], key: str, held_out: bool) -> Row:
     dice = random.Random(key)
     while True:
-        row = drawn(dice)
-        if is_held_out(Problem(row["prompt"], "", "", "")) == held_out:
-            return row
+        prompt, answer = asked(dice.randrange(100, 1000))
+        if is_held_out(Problem(prompt, "", "", "")) == held_out:
+            return {"prompt": prompt, "answer": answer}
 
 
-_KINDS: dict[str, Callable[[int, int, bool], Row]] = {"symbols": _symbols, "words": _words, "text": _text}
+_KINDS: dict[str, Callable[[int, int, bool], Row]] = {"symbols": _symbols, "after": _after, "end": _end}
 
 
 def _file(ground: Ground, kind: str, seed: int, part: str) -> Path:

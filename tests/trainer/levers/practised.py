@@ -10,8 +10,8 @@ from trainer.rl.stage import Rl
 
 _HOPELESS = ("sum-3", "times-2", "steps-4", "fractions-3")
 _LEVELS = (*KNOWN, *_HOPELESS)
-_BUDGETS = (10, 40)
-_BATCH, _SAMPLES, _WINDOW, _RATE, _ASKED = 256, 16, 48, 1e-4, 50
+_BUDGETS = (20, 80)
+_BATCH, _SAMPLES, _WINDOW, _RATE, _ASKED = 512, 8, 48, 3e-4, 50
 _WAYS = ("informative", "uniform")
 
 

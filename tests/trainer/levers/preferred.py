@@ -4,7 +4,7 @@ from levers.ground import ANSWER, FORGOTTEN, KNOWN, Figure, Ground, Lever, Rows,
 from trainer.options import LossTerm, Rule
 from trainer.preference.stage import Preference
 
-_PROMPTS, _ROUNDS, _STEPS, _BATCH, _PAIR = 900, 3, 40, 32, 96
+_PROMPTS, _ROUNDS, _STEPS, _BATCH, _PAIR = 4_000, 3, 30, 64, 96
 
 
 def rows(ground: Ground, seed: int) -> Rows:
@@ -17,7 +17,7 @@ def rows(ground: Ground, seed: int) -> Rows:
         prompts=file,
         judge=(Rule(rule="exact"),),
         examiner=(Rule(rule="number"),),
-        losses=(LossTerm(loss="sigmoid_norm", beta=2.0),),
+        losses=(LossTerm(loss="sigmoid_norm", beta=8.0),),
         tokens=_ROUNDS * _STEPS * _BATCH * _PAIR,
         batch=_BATCH,
         sequence=_PAIR,
