@@ -4,9 +4,13 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
+import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +30,7 @@ from trainer.errors import Interrupted
 from trainer.linear_cross_entropy import IGNORED
 from trainer.model import HybridLM
 from trainer.recipe import Recipe
-from trainer.rewards import Arithmetic, Problem
+from trainer.rewards import Arithmetic, Correct, Length, Problem, ProblemError, number_of
 from trainer.rl.asking import Answer, Asking
 from trainer.rl.curriculum import Curriculum
 from trainer.rl.experience import Experience, Objective, token_logprobs
@@ -40,6 +44,8 @@ LEVELS = ("add-1", "sum-1", "sum-2")
 TASKS = Arithmetic(levels=LEVELS)
 SMALL: dict[str, Any] = {"tasks": TASKS, "style": "plain", "batch": 16, "samples": 4, "sequence": 24, "answer": 6}
 STAGE = Rl(**SMALL, tokens=8 * 16 * 24, updates=2, mini_batches=2, held_out=4, kl=0.01)
+
+AHEAD = STAGE.model_copy(update={"ahead": 2, "rewards": (Correct(), Length(margin=1.0))})
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +142,7 @@ def test_parts_of_a_mini_batch_sum_to_it(lines: Corpus, small: Architecture, agg
 def _trained(corpus: Path, architecture: Architecture, out: Path, seconds: float = 20.0) -> str:
     torch.set_num_threads(1)
     start = seal(HybridLM(architecture, seed=4), out / "start", Corpus.open(corpus).tokenizer)
-    run = pipeline.run([STAGE], architecture, corpus, out, start=start, save_seconds=seconds)
+    run = pipeline.run([AHEAD], architecture, corpus, out, start=start, save_seconds=seconds)
     return run[0].directory.name
 
 
@@ -163,10 +169,13 @@ def test_a_killed_stage_ends_as_an_undisturbed_one(lines: Corpus, small: Archite
     assert _trained(lines.directory, small, out, 0.0) == calm
 
 
-def test_stopped_it_carries_on_with_its_curriculum(lines: Corpus, small: Architecture, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stage", [STAGE, AHEAD], ids=["at once", "ahead"])
+def test_stopped_it_carries_on_with_its_curriculum(
+    stage: Rl, lines: Corpus, small: Architecture, tmp_path: Path
+) -> None:
     def trained(run: Run) -> Curriculum:
         model = HybridLM(small, seed=4).eval()
-        found = practise(model, STAGE, _asking(lines), run)
+        found = practise(model, stage, _watched(lines, stage), run)
         weights.append(model.state_dict())
         return found
 
@@ -175,12 +184,82 @@ def test_stopped_it_carries_on_with_its_curriculum(lines: Corpus, small: Archite
     calm = trained(Run(report=lambda done, total, metrics: told.append(metrics)))
     stops = iter([False, False, True])
     with pytest.raises(Interrupted):
-        trained(Run(Rolling(tmp_path), should_stop=lambda: next(stops)))
-    assert trained(Run(Rolling(tmp_path))).state() == calm.state()
-    assert all((weights[0][name] == weights[1][name]).all() for name in weights[0])
+        trained(Run(Rolling(tmp_path / "stopped"), should_stop=lambda: next(stops)))
+    assert not _sampling()
+    shutil.copytree(tmp_path / "stopped", tmp_path / "older")
+    for state in ("stopped", "older"):
+        assert trained(Run(Rolling(tmp_path / state), save_seconds=0.0)).state() == calm.state()
+        assert all((weights[0][name] == weights[-1][name]).all() for name in weights[0])
     assert len(told) == STAGE.steps
     assert all("loss" not in metrics and metrics["mismatch/most"] < 1e-4 for metrics in told)
     assert {"reward", "success", "entropy", "clipped", "kl", "response_length"} <= told[-1].keys()
+
+
+def _sampling() -> bool:
+    return any(thread.name.startswith("rollouts") for thread in threading.enumerate())
+
+
+class _Watched(Asking):
+    """Says by which weights each step was sampled; takes its time, may fail at a step, and rewards something."""
+
+    delay = 0.0
+    fails: int | None = None
+
+    def answers(self, model: HybridLM, problems: Sequence[Problem], **given: Any) -> list[list[Answer]]:
+        steps = {number_of("answers", STAGE.seed, n, 0) >> 22: n for n in range(STAGE.steps)}
+        if (step := steps.get(given["seed"])) is not None:
+            if step == self.fails:
+                raise ProblemError("no more", advice="none")
+            self.policies = {**getattr(self, "policies", {}), step: _weights(model)}
+        time.sleep(self.delay)
+        said = super().answers(model, problems, **given)
+        return [[replace(each, reward=float(sum(each.tokens) % 3)) for each in group] for group in said]
+
+
+def _weights(model: HybridLM) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in model.parameters()]).clone()
+
+
+def _watched(lines: Corpus, stage: Rl) -> _Watched:
+    return _Watched(stage, stage.sequence, lines, PlainTemplate(lines.tokenizer))
+
+
+@pytest.mark.parametrize("ahead", [1, 3])
+def test_answers_are_of_the_policy_as_it_was(ahead: int, lines: Corpus, small: Architecture) -> None:
+    stage = STAGE.model_copy(update={"ahead": ahead, "kl": 0.0, "learning_rate": 1e-2})
+    ends = []
+    for sampling, learning in ((0.0, 0.0), (0.02, 0.0), (0.0, 0.02)):
+        model, asking = HybridLM(small, seed=4).train(), _watched(lines, stage)
+        after, told, asking.delay = [_weights(model)], [], sampling
+
+        def report(done: int, total: int, metrics: dict[str, float], pause: float = learning) -> None:
+            after.append(_weights(model))  # noqa: B023  # called within the round
+            told.append(metrics)  # noqa: B023
+            time.sleep(pause)
+
+        practise(model, stage, asking, Run(report=report))
+        assert sorted(asking.policies) == list(range(stage.steps))
+        for step, policy in asking.policies.items():
+            assert torch.equal(policy, after[max(0, step - ahead)])
+        assert [each["staleness"] for each in told] == [min(step, ahead) for step in range(stage.steps)]
+        assert all(each["mismatch/most"] < 1e-4 for each in told)  # of equal weights
+        assert told[0]["lag"] == 0
+        assert all(each["lag"] > 10 * each["mismatch"] for each in told[1:])
+        assert not any(torch.equal(one, other) for one, other in pairwise(after))
+        ends.append(after[-1])
+    assert torch.equal(ends[0], ends[1])
+    assert torch.equal(ends[0], ends[2])
+
+
+def test_what_fails_beside_fails_the_stage(lines: Corpus, small: Architecture, tmp_path: Path) -> None:
+    for rolling in (None, Rolling(tmp_path)):
+        asking = _watched(lines, AHEAD)
+        asking.fails = 4
+        with pytest.raises(ProblemError, match="no more"):
+            practise(HybridLM(small, seed=4), AHEAD, asking, Run(rolling, save_seconds=0.0))
+        assert not _sampling()
+    assert (latest := Rolling(tmp_path).latest()) is not None
+    assert latest.notes["step"] == 2  # the last before whose end the failing one had not begun
 
 
 class _Told(Asking):
@@ -224,6 +303,7 @@ def test_groups_that_say_nothing_are_drawn_again(
         ({"mini_batches": 3}, "mini-batches"),
         ({"answer": 24}, "no room"),
         ({"ema": 0.9}, "read a corpus"),
+        ({"ahead": 1, "correction": None}, "older policy"),
         ({"ratio": "sequence"}, "GSPO"),
         ({"aggregation": "cispo"}, "largest weight"),
     ],

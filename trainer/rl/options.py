@@ -39,6 +39,12 @@ class RlOptions(Lever):
     redraws: int = Field(
         default=2, ge=0, le=100, description="How often groups are drawn again whose answers are all worth the same"
     )
+    ahead: int = Field(
+        default=0,
+        ge=0,
+        le=8,
+        description="Steps that answers are sampled ahead, beside the learning, by the policy of that moment",
+    )
     updates: int = Field(default=1, ge=1, le=64, description="Passes over a step's answers")
     mini_batches: int = Field(default=1, ge=1, le=1024, description="Optimiser steps a pass")
     aggregation: Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo"] = "dapo"
@@ -60,6 +66,8 @@ class RlOptions(Lever):
     def _the_loss_is_one(self) -> Self:
         if self.ratio == "sequence" and self.aggregation != "grpo":
             raise ValueError("one ratio for a sequence goes with the aggregation grpo (GSPO)")
+        if self.ahead and self.correction is None:
+            raise ValueError("answers that are sampled ahead are an older policy's: give a correction, as 2")
         if self.aggregation == "cispo" and self.clip_high < 1:
             raise ValueError("with cispo, clip_high is the largest weight of a token: say at least 1, as 5")
         return self

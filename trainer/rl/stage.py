@@ -20,12 +20,13 @@ from trainer.recipe import Recipe
 from trainer.rewards import number_of
 from trainer.rl.asking import Answer, Asking
 from trainer.rl.curriculum import Curriculum
-from trainer.rl.experience import Experience, Objective, token_logprobs
+from trainer.rl.experience import Experience, Objective
 from trainer.rl.losses import PolicyLoss, advantages_of, truncated_importance
 from trainer.rl.options import RlOptions
+from trainer.rl.rollouts import Ahead, Rollouts, mean
 from trainer.stage import Outcome, Workspace
 from trainer.state import restore_state, training_state
-from trainer.step import moved, prepared, take_step
+from trainer.step import prepared, take_step
 
 
 class Rl(Recipe, RlOptions):
@@ -123,15 +124,27 @@ class _Practice:
     """What lives as long as one call of `practise`."""
 
     def __init__(self, model: HybridLM, stage: Rl, asking: Asking, run: Run) -> None:
-        self._model, self._stage, self._asking, self._run = model, stage, asking, run
+        self._model, self._stage, self._run = model, stage, run
         self._optimiser = make_optimiser(model, stage)
         self.curriculum = Curriculum(stage.tasks.names, stage.curriculum)
         self._reference = copy.deepcopy(model).requires_grad_(False) if stage.kl else None
         self._loss = PolicyLoss(stage.aggregation, stage.ratio, stage.clip_low, stage.clip_high, stage.delta, stage.kl)
         self._step = 0
         self._pause = run.save_seconds
+        self._ahead = Ahead(
+            stage,
+            asking,
+            seed=stage.seed,
+            steps=stage.steps,
+            groups=stage.batch // stage.samples,
+            rows=stage.micro_batch or stage.batch,
+        )
 
     def perform(self) -> None:
+        with self._ahead:
+            self._perform()
+
+    def _perform(self) -> None:
         self._resume()
         self._saved = time.monotonic()
         while self._step < self._stage.steps:
@@ -144,78 +157,49 @@ class _Practice:
             self._save_or_stop()
 
     def _advance(self) -> dict[str, float]:
-        groups, metrics = self._groups()
-        rewards = torch.tensor([[answer.reward for answer in group] for group in groups])
+        rollouts = self._ahead.take(self._step, self._model, self.curriculum)
+        metrics = self._told(rollouts)
+        rewards = torch.tensor([[answer.reward for answer in group] for group in rollouts.groups])
         advantages = advantages_of(rewards, self._stage.scale).flatten()
-        answers = [answer for group in groups for answer in group]
-        experience, mismatch = self._experience(answers, advantages)
+        answers = [answer for group in rollouts.groups for answer in group]
+        experience, apart = self._experience(answers, advantages, rollouts)
         metrics |= {
-            "response_length": sum(len(answer.tokens) for answer in answers) / len(answers),
-            "truncated": sum(answer.truncated for answer in answers) / len(answers),
+            "response_length": mean([len(answer.tokens) for answer in answers]),
+            "truncated": mean([answer.truncated for answer in answers]),
         }
-        return metrics | mismatch | self._learn(experience)
+        return metrics | apart | self._learn(experience)
 
-    def _groups(self) -> tuple[list[list[Answer]], dict[str, float]]:
-        """As many groups as a step has, those first that say something; the figures are of all that were drawn."""
-        stage, wanted = self._stage, self._stage.batch // self._stage.samples
-        telling: list[list[Answer]] = []
-        mute: list[list[Answer]] = []
-        for attempt in range(stage.redraws + 1):
-            for group in self._asked(attempt, wanted - len(telling)):
-                (telling if len({answer.reward for answer in group}) > 1 else mute).append(group)
-            if len(telling) == wanted:
-                break
-        figures = self._told([*telling, *mute]) | {"informative": len(telling) / (len(telling) + len(mute))}
+    def _told(self, rollouts: Rollouts) -> dict[str, float]:
+        """Tell the curriculum; what was drawn, and where the curriculum is."""
+        for level, (right, tried) in rollouts.outcomes.items():
+            self.curriculum.record(level, right, tried)
+        shares = {f"share/{level}": share for level, share in self.curriculum.shares().items()}
+        found = rollouts.figures | {"level": float(self.curriculum.reached)} | shares
         self.curriculum.step()
-        return (telling + mute)[:wanted], figures
+        return found
 
-    def _asked(self, attempt: int, count: int) -> list[list[Answer]]:
-        stage = self._stage
-        key = (stage.seed, self._step, attempt)
-        levels = [self.curriculum.choose(*key, n) for n in range(count)]
-        problems = [self._asking.problem(level, number_of("problem", *key, n)) for n, level in enumerate(levels)]
-        return self._asking.answers(
-            self._model,
-            problems,
-            samples=stage.samples,
-            temperature=stage.temperature,
-            seed=number_of("answers", *key) >> 22,  # which is multiplied by a million
-        )
+    def _experience(
+        self, answers: list[Answer], advantages: Tensor, rollouts: Rollouts
+    ) -> tuple[Experience, dict[str, float]]:
+        """With the log-probabilities before the first update, and how far others are from them.
 
-    def _told(self, groups: list[list[Answer]]) -> dict[str, float]:
-        """Record them; the mean reward, success in all and by level, the shares of the levels."""
-        answers = [answer for group in groups for answer in group]
-        found = {"success": _mean([each.correct for each in answers]), "reward": _mean([a.reward for a in answers])}
-        for level in self.curriculum.levels:
-            right = [answer.correct for answer in answers if answer.problem.level == level]
-            if right:
-                self.curriculum.record(level, sum(right), len(right))
-                found[f"success/{level}"] = _mean(right)
-        found["level"] = float(self.curriculum.reached)
-        return found | {f"share/{level}": share for level, share in self.curriculum.shares().items()}
-
-    @torch.no_grad()
-    def _experience(self, answers: list[Answer], advantages: Tensor) -> tuple[Experience, dict[str, float]]:
-        """With the log-probabilities before the first update, and how far the sampler's are from them."""
+        That the sampler computes otherwise than the trainer is told apart from that it may have been an older policy.
+        """
         stage, end = self._stage, answers[0].prompt[0]
         made = Experience.of(answers, advantages, end, mask_truncated=stage.mask_truncated)
-        old = self._logprobs(self._model, made)
-        reference = None if self._reference is None else self._logprobs(self._reference, made)
-        apart = (old - made.sampler).abs() * made.mask
-        mismatch = {
-            "mismatch": float(apart.sum() / made.mask.sum().clamp(min=1)),
-            "mismatch/most": float(apart.max()),
-        }
+        # Of the same weights they are known.
+        old = rollouts.logprobs if rollouts.policy == self._step else self._ahead.logprobs(self._model, made)
+        reference = None if self._reference is None else self._ahead.logprobs(self._reference, made)
+        apart = (rollouts.logprobs - made.sampler).abs() * made.mask
+        count = made.mask.sum().clamp(min=1)
+        figures = {"mismatch": float(apart.sum() / count), "mismatch/most": float(apart.max())}
+        if stage.ahead:
+            lag = ((old - rollouts.logprobs).abs() * made.mask).sum() / count
+            figures |= {"staleness": float(self._step - rollouts.policy), "lag": float(lag)}
         weights = None
         if stage.correction is not None:
             weights = truncated_importance(old, made.sampler, made.mask, most=stage.correction, level=stage.ratio)
-        return replace(made, old=old, reference=reference, correction=weights), mismatch
-
-    def _logprobs(self, model: HybridLM, experience: Experience) -> Tensor:
-        size, device = self._stage.micro_batch or self._stage.batch, next(model.parameters()).device
-        rows = torch.arange(len(experience.mask)).split(size)
-        parts = [token_logprobs(model, moved(experience.rows(at), device), self._stage.temperature)[0] for at in rows]
-        return torch.cat([part.cpu() for part in parts])
+        return replace(made, old=old, reference=reference, correction=weights), figures
 
     def _learn(self, experience: Experience) -> dict[str, float]:
         """Go over the answers `updates` times, in mini-batches of an order of its own each."""
@@ -235,7 +219,7 @@ class _Practice:
                 rate = done["learning_rate"]
         self._model.eval()
         # The loss is not told: near the sampling policy it is about zero, and says nothing of progress.
-        return objective.figures() | {"gradient_norm": _mean(norms), "learning_rate": rate}
+        return objective.figures() | {"gradient_norm": mean(norms), "learning_rate": rate}
 
     def _accepts(self, loss: float) -> bool:
         if not math.isfinite(loss):
@@ -260,17 +244,19 @@ class _Practice:
             return
         restore_state(latest, self._model, self._optimiser)
         self.curriculum.restore(latest.notes["curriculum"])
+        self._ahead.restore(latest.notes["ahead"])
         self._run.seconds, self._step = latest.notes["seconds"], latest.notes["step"]
 
     def _save(self) -> None:
         if self._run.rolling is None:
             return
         begun = time.monotonic()
-        notes = {"step": self._step, "seconds": self._run.seconds, "curriculum": self.curriculum.state()}
+        notes = {
+            "step": self._step,
+            "seconds": self._run.seconds,
+            "curriculum": self.curriculum.state(),
+            "ahead": self._ahead.state(),
+        }
         self._run.rolling.save(training_state(self._model, self._optimiser), self._step, notes)
         self._saved = time.monotonic()
         self._pause = self._run.save_seconds * max(1.0, self._saved - begun)
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)
