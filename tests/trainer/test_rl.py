@@ -1,6 +1,7 @@
 """The stage `rl`: what it learns from, what it saves, and that a killed one ends as an undisturbed one, to the bit."""
 
 import json
+import math
 import multiprocessing
 import os
 import random
@@ -355,3 +356,50 @@ def test_a_curriculum_climbs_and_does_not_forget() -> None:
     drawn = [curriculum.choose(n) for n in range(2000)]
     for level, share in curriculum.shares().items():
         assert drawn.count(level) / 2000 == pytest.approx(share, abs=0.04)
+
+
+def _reached(skills: dict[str, float], steps: int) -> int:
+    """Of steps of eight groups of eight answers whose success is as given."""
+    curriculum = Curriculum(tuple(skills), CurriculumOptions())
+    for step in range(steps):
+        for group in range(8):
+            level = curriculum.choose(step, group)
+            curriculum.record(level, 8 * skills[level], 8)
+        curriculum.step()
+    return curriculum.reached
+
+
+def test_a_curriculum_is_not_held_up() -> None:
+    mastered = {f"easy-{n}": 1.0 for n in range(5)}
+    assert _reached(mastered | {"next": 0.5, "last": 0.0}, 7) == 5  # ten steps, were the hardest not drawn most
+    assert _reached({"beyond": 0.0, "next": 0.5, "last": 0.0}, 40) == 1
+    assert _reached({"rare": 0.05, "next": 0.0}, 40) == 0
+    assert _reached({"half": 0.5, "mastered": 1.0, "last": 0.5}, 40) == 2
+    assert _reached(mastered, 40) == 4
+
+
+def _steps_until_learnt(skills: list[float], sampling: Any, seed: int) -> int:
+    """Of a learner that groups teach as far as they differ, each harder level half as much; -40 is beyond it."""
+    levels = tuple(map(str, range(len(skills))))
+    curriculum, dice, skills = Curriculum(levels, CurriculumOptions(sampling=sampling)), random.Random(seed), [*skills]
+    for step in range(400):
+        if all(skill > 0.85 or skill < -10 for skill in skills):  # 70 % right
+            return step
+        gained = [0.0] * len(levels)
+        for group in range(8):
+            at = int(curriculum.choose(seed, step, group))
+            right = sum(dice.random() < 1 / (1 + math.exp(-skills[at])) for _ in range(8))
+            curriculum.record(levels[at], right, 8)
+            gained = [each + right * (8 - right) / 128 * 0.5 ** (n - at) * (n >= at) for n, each in enumerate(gained)]
+        skills = [skill + gain for skill, gain in zip(skills, gained, strict=True)]
+        curriculum.step()
+    return 400
+
+
+@pytest.mark.parametrize(
+    ("skills", "least_gain"),
+    [([-1, -2.5, -4, -5.5, -7], 1.1), ([5, 5, 5, 5, 5, -3, -5], 1.1), ([-40, -2, -3.5, -5], 1.0)],
+)
+def test_a_curriculum_is_faster_than_none(skills: list[float], least_gain: float) -> None:
+    ways = {way: sum(_steps_until_learnt(skills, way, seed) for seed in range(6)) for way in ("informative", "uniform")}
+    assert ways["informative"] * least_gain < ways["uniform"] < 400 * 6

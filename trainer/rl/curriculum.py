@@ -3,6 +3,9 @@
 A group of answers that are all right or all wrong has no advantages. Of a level with success rate p, answers differ
 with a variance of p (1 - p), so that is its weight; a level passed long ago keeps a floor, so that it is not forgotten
 unseen, and the next one has the same floor, so that the step up is not blind.
+
+The hardest level has the full weight until enough is known of it, so that a model passes quickly over what it masters
+from the start. It passes over what is beyond it, too: a level that is easier by name need not be easier for it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,12 +41,9 @@ class Curriculum:
         self._tried[at] += tried
 
     def step(self) -> None:
-        """End a step: go on to the next level where this one is mastered, and let old answers count less."""
+        """End a step: go on over all levels that need not be waited for, and let old answers count less."""
         options = self._options
-        mastered = (
-            self._tried[self.reached] >= options.least and self.rate(self.levels[self.reached]) >= options.promote
-        )
-        if mastered and self.reached + 1 < len(self.levels):
+        while self.reached + 1 < len(self.levels) and self._passed():
             self.reached += 1
         self._right = [value * options.decay for value in self._right]
         self._tried = [value * options.decay for value in self._tried]
@@ -72,11 +72,21 @@ class Curriculum:
         """Be where `state` was taken."""
         self._right, self._tried, self.reached = list(state["right"]), list(state["tried"]), state["reached"]
 
+    def _passed(self) -> bool:
+        """Whether the hardest level is mastered, or the next one already, or it is beyond the model: none is right."""
+        here, after = self.reached, self.reached + 1
+        hopeless = self._known(here) and self._right[here] < 1
+        return hopeless or any(
+            self._known(at) and self.rate(self.levels[at]) >= self._options.promote for at in (here, after)
+        )
+
+    def _known(self, at: int) -> bool:
+        return self._tried[at] >= self._options.least
+
     def _weight(self, at: int) -> float:
         if at > self.reached + 1:
             return 0.0
-        floor = self._options.floor
-        if at > self.reached:
-            return floor
+        if not self._known(at) and at >= self.reached:  # 1 where it is to be decided, before first answers speak
+            return 1.0 if at == self.reached else self._options.floor
         rate = self.rate(self.levels[at])
-        return max(floor, 4 * rate * (1 - rate))
+        return max(self._options.floor, 4 * rate * (1 - rate))
