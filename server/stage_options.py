@@ -4,7 +4,7 @@ A path of a user would be read by the server; where the trainer takes a folder, 
 """
 
 import re
-from typing import Annotated, Any, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import (
     AfterValidator,
@@ -98,7 +98,7 @@ class RlStage(_Trains, RlOptions):
 
 
 class _Problems(Problems):
-    tasks: PathlessTasks  # type: ignore[assignment]  # the trainer's may be of files
+    tasks: FilelessTasks  # type: ignore[assignment]  # the trainer's may be of files
 
 
 _Seeds = Annotated[Topics | _Problems, Field(discriminator="kind")]
@@ -149,14 +149,18 @@ class MergeStage(_Trains, MergeOptions):
 
 
 class PreferenceStage(_Trains, PreferenceOptions):
-    """Of the stage `preference`; files are artifacts, judges are rules: a user names no model for the server to ask."""
+    """Of the stage `preference`; files are artifacts, judges are rules, and the only tutor is the run's own teacher.
+
+    A user names no model for the server to ask.
+    """
 
     sequence: int = Field(default=256, ge=16)
     prompts: _Sha256 | None = None  # type: ignore[assignment]  # the trainer's is a Path
     pairs: _Sha256 | None = None  # type: ignore[assignment]  # the trainer's is a Path
+    tasks: FilelessTasks | None = None  # type: ignore[assignment]  # the trainer's may be of files
     judge_model: None = None
     examiner_model: None = None
-    tutor: None = None
+    tutor: Literal["teacher"] | None = None
 
     @field_validator("judge", "examiner")
     @classmethod

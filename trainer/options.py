@@ -8,6 +8,7 @@ from typing import Literal, Protocol, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from trainer.precision import EIGHT, FOUR, Precision, Scheme
+from trainer.rewards import AnyTasks
 
 Made = Literal["model", "teacher", "data"]
 """What a stage makes for those after it: the model so far, the teacher, or conversations."""
@@ -235,12 +236,15 @@ class LossTerm(BaseModel):
     gamma: float = Field(default=0.5, ge=0, description="Of simpo: the margin that the chosen should win by")
 
 
+RuleName = Literal["correct", "exact", "number", "format", "length", "repetition", "profanity"]
+
+
 class Rule(BaseModel):
     """One rule of a rule judge; see trainer.preference.judges.rules."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    rule: Literal["exact", "number", "format", "length", "repetition", "profanity"]
+    rule: RuleName
     weight: float = Field(default=1.0, gt=0)
     pattern: str | None = Field(default=None, description="Of format: a regular expression of whole answers")
     words: int | None = Field(default=None, ge=1, description="Of length: how many are wished")
@@ -256,6 +260,19 @@ class Rule(BaseModel):
         return self
 
 
+class Prices(BaseModel):
+    """What a tutor's tokens cost: money for a million, in whatever currency the user counts."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    prompt: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    completion: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+
+    def of(self, prompt_tokens: int, completion_tokens: int) -> float:
+        """What so many tokens cost."""
+        return (prompt_tokens * self.prompt + completion_tokens * self.completion) / 1e6
+
+
 class TutorOptions(BaseModel):
     """A larger model that speaks; see trainer.tutors. A key is named, never given."""
 
@@ -266,6 +283,7 @@ class TutorOptions(BaseModel):
     model: str | None = Field(default=None, min_length=1, description="Of an endpoint")
     key_variable: str | None = Field(default=None, description="Environment variable that holds the endpoint's key")
     key_file: Path | None = Field(default=None, description="File that holds the endpoint's key")
+    prices: Prices = Field(default=Prices(), description="Money for a million tokens of prompts, and of answers")
 
     @model_validator(mode="after")
     def _is_one(self) -> Self:
@@ -280,7 +298,21 @@ class PreferenceOptions(Lever):
     """Of learning from preferences."""
 
     prompts: Path | None = Field(default=None, description="JSONL of prompts that the model answers in every round")
+    tasks: AnyTasks | None = Field(
+        default=None, description="Problems to answer, in the place of prompts; who poses them verifies the answers"
+    )
+    problems: int = Field(
+        default=200,
+        ge=1,
+        le=1_000_000,
+        description="Of the tasks, of all levels alike, those that are held out included",
+    )
     pairs: Path | None = Field(default=None, description="JSONL of pairs to learn from, in the place of prompts")
+    verifier: Literal["number", "math"] | None = Field(
+        default=None,
+        description="Of the answers in a file: by the last number, else word by word (also without this); or by "
+        "math-verify",
+    )
     judge: tuple[Rule, ...] = Field(default=(), description="Rules that choose between the model's answers")
     examiner: tuple[Rule, ...] = Field(
         default=(), description="Rules that judge the result; without them, all that need no setting and did not train"
@@ -290,8 +322,10 @@ class PreferenceOptions(Lever):
     votes: int = Field(
         default=2, ge=1, le=64, description="Of a language model: on an answer, and on each order of two"
     )
-    tutor: TutorOptions | None = Field(default=None, description="A larger model that answers beside the student")
-    tutor_samples: int = Field(default=1, ge=0, le=1024, description="Answers of the tutor to each prompt")
+    tutor: TutorOptions | Literal["teacher"] | None = Field(
+        default=None, description="A larger model that answers beside the student; teacher: the pipeline's own"
+    )
+    tutor_samples: int = Field(default=2, ge=0, le=1024, description="Answers of the tutor to each prompt")
     revise: bool = Field(default=False, description="The tutor improves chosen answers; kept where the judge agrees")
     losses: tuple[LossTerm, ...] = Field(default=(LossTerm(loss="sigmoid_norm", beta=2.0),), min_length=1)
     rounds: int = Field(
@@ -302,14 +336,18 @@ class PreferenceOptions(Lever):
     max_tokens: int = Field(default=64, ge=1, description="Of an answer")
     temperature: float = Field(default=1.0, gt=0, le=100)
     margin: float = Field(default=0.0, ge=0, le=1, description="Least difference of a pair's scores; ties never count")
-    held_out: float = Field(default=0.2, ge=0, lt=1, description="Share of prompts that the win rate is taken of")
+    held_out: float = Field(
+        default=0.2, ge=0, lt=1, description="Share of prompts or problems that the win rate is taken of"
+    )
 
     @model_validator(mode="after")
     def _goes_together(self) -> Self:
-        if (self.prompts is None) == (self.pairs is None):
-            raise ValueError("say either prompts or pairs")
-        if self.prompts is not None and bool(self.judge) == (self.judge_model is not None):
-            raise ValueError('answers to prompts need one judge: rules, as [{"rule": "exact"}], or a language model')
+        if sum(given is not None for given in (self.prompts, self.pairs, self.tasks)) != 1:
+            raise ValueError("say one of prompts, tasks and pairs")
+        if self.tasks is not None and self.verifier is not None:
+            raise ValueError("tasks verify answers by themselves; a verifier is for those of a file")
+        if self.pairs is None and bool(self.judge) == (self.judge_model is not None):
+            raise ValueError('answers need one judge: rules, as [{"rule": "exact"}], or a language model')
         if self.pairs is not None and (self.judge or self.judge_model or self.tutor):
             raise ValueError("given pairs have no judge and no tutor")
         if self.examiner and self.examiner_model:

@@ -24,6 +24,7 @@ from trainer.extend import Extend
 from trainer.merge.stage import Merge
 from trainer.preference.stage import Preference
 from trainer.pretrain import Teacher
+from trainer.rewards import Arithmetic
 from trainer.synthesis import read_recipe
 from trainer.synthesis.stage import Synthesise
 
@@ -63,6 +64,8 @@ def test_every_option_of_a_stage_can_be_asked_for_and_none_is_a_path(kind: str) 
         ("preference", {"prompts": "/etc/passwd", "judge": [{"rule": "exact"}]}, "options/prompts"),
         ("preference", {"prompts": "ab" * 32, "judge": [{"rule": "format", "pattern": "(a+)+b"}]}, "options/judge"),
         ("preference", {"pairs": "ab" * 32, "examiner_model": {"folder": "/etc"}}, "options/examiner_model"),
+        ("preference", {"tasks": {"kind": "competition", "files": ["/etc/passwd"]}}, "options/tasks"),
+        ("preference", {"prompts": "ab" * 32, "tutor": {"folder": "/etc"}}, "options/tutor"),
         ("pretrain", {"teacher": "run:a/../b"}, "options/teacher"),
         ("pretrain", {"cached": True, "beta": 0.5}, "options"),
         ("pretrain", {"tokens": 5}, ""),
@@ -146,6 +149,16 @@ def test_stages_that_do_not_go_together_are_problems(
     body = {"search": search, "candidate": 4, "stages": stages}
     problem = assert_problem(client.post("/v1/runs", json=body), 422, "stages-apart")
     assert words in problem["detail"]
+
+
+def test_preferences_over_problems_need_neither_files_nor_models_of_others() -> None:
+    tasks: dict[str, JsonValue] = {"kind": "arithmetic"}
+    options: dict[str, JsonValue] = {"tasks": tasks, "judge": [{"rule": "correct"}], "tutor": "teacher"}
+    request = StageRequest(name="preference", options=options)
+    assert (request.artifacts, request.teacher) == ({}, None)
+    stage = stage_of(request, USUAL)
+    assert isinstance(stage, Preference)
+    assert (stage.tasks, stage.tutor) == (Arithmetic(), "teacher")
 
 
 def test_mistakes_in_options_are_problems(client: TestClient) -> None:

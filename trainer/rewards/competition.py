@@ -27,7 +27,16 @@ class Competition(OfFiles, OneByOne):
 
     def score(self, problem: Problem, text: str) -> float:
         """See `Verifier`."""
-        return float(_judge().agrees(problem.answer, text[-_LONGEST_ANSWER:]))
+        return float(agrees(problem.answer, text))
+
+
+def agrees(answer: str, text: str) -> bool:
+    """Whether `text` ends in what equals `answer`, by math-verify.
+
+    Raises:
+        ProblemError: it is not installed, or its process cannot be started.
+    """
+    return _judge().agrees(answer, text[-_LONGEST_ANSWER:])
 
 
 @cache

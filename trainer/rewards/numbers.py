@@ -26,6 +26,11 @@ def last_number(text: str) -> Fraction | None:
     return -value if found["minus"] else value
 
 
+def is_number(text: str) -> bool:
+    """Whether it is one number and nothing else."""
+    return _FOUND.fullmatch(_LATEX_FRACTION.sub(r"\1/\2", text.strip())) is not None
+
+
 def _inside(text: str) -> str:
     """Up to the brace that closes."""
     depth = 1

@@ -9,11 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field
-
 from trainer.chat import Message
 from trainer.errors import TrainerError
 from trainer.generation.params import SamplingParams
+from trainer.options import Prices as Prices  # part of the port; options are read without torch
 
 Finish = Literal["stop", "length", "filtered", "refused"]
 """Why an answer ended: it was over, it met max_tokens, the tutor's filter cut it, or it took no such question."""
@@ -54,19 +53,6 @@ class Answer:
     finish: Finish
     prompt_tokens: int = 0
     why: str = ""
-
-
-class Prices(BaseModel):
-    """What a tutor's tokens cost: money for a million, in whatever currency the user counts."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    prompt: float = Field(default=0.0, ge=0, allow_inf_nan=False)
-    completion: float = Field(default=0.0, ge=0, allow_inf_nan=False)
-
-    def of(self, prompt_tokens: int, completion_tokens: int) -> float:
-        """What so many tokens cost."""
-        return (prompt_tokens * self.prompt + completion_tokens * self.completion) / 1e6
 
 
 class Usage:

@@ -1,10 +1,10 @@
 """Judges: who says which answer is better. A language model may, or declared rules; their names say which it is."""
 
 from trainer.preference.judges.bias import bias
-from trainer.preference.judges.port import Case, Comparison, Criterion, Judge, Marks, Vote, total
-from trainer.preference.judges.rules import RuleJudge
+from trainer.preference.judges.port import Case, Comparison, Criterion, Judge, Marks, Verifier, Vote, total
+from trainer.preference.judges.rules import RuleJudge, verifiable
 from trainer.preference.judges.spoken import CRITERIA, SpokenJudge
-from trainer.preference.judges.verified import Verified, Verifier, verifiable
+from trainer.preference.judges.verified import Verified
 
 __all__ = [
     "CRITERIA",

@@ -2,11 +2,12 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from trainer.chat import Message
+from trainer.rewards import Problem
 
 Marks = Mapping[str, float]
 """By criterion, each on its own scale."""
@@ -25,10 +26,11 @@ class Criterion:
 
 @dataclass(frozen=True)
 class Case:
-    """A chat to be answered, and where one is known its verifiable answer."""
+    """A chat to be answered, and where one is known its verifiable answer, and the problem that it poses."""
 
     messages: tuple[Message, ...]
     expected: str | None = None
+    problem: Problem | None = None
 
     @property
     def key(self) -> str:
@@ -40,6 +42,10 @@ class Case:
         """A hash of the chat in [0, 1), whatever is expected: those below a share are held out."""
         said = json.dumps([[message.role, message.content] for message in self.messages])
         return int.from_bytes(hashlib.sha256(b"held out" + said.encode()).digest()[:6], "big") / 2**48
+
+
+Verifier = Callable[[Case, str], float | None]
+"""How right an answer is, 0 ... 1; None where that cannot be verified."""
 
 
 @dataclass(frozen=True)

@@ -5,16 +5,16 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from trainer.options import Rule
-from trainer.preference.judges.port import Case, Comparison, Criterion, Marks, Vote, total
+from trainer.preference.judges.port import Case, Comparison, Criterion, Marks, Verifier, Vote, total
+from trainer.rewards.numbers import is_number, last_number
 
-_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
-_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _NGRAM = 3  # words
 _CURSES = frozenset({"bastard", "bitch", "bullshit", "cunt", "fuck", "fucked", "fucking", "shit", "slut", "whore"})
 
 RUBRICS = {
+    "correct": "The verifier of the problem says that the answer is right.",
     "exact": "The answer is the expected one, but for white space around it.",
-    "number": "The last number of the answer is the expected number.",
+    "number": "The last number of the answer, 1/2 as 0.5, is the expected number.",
     "format": "The whole answer matches a regular expression.",
     "length": "The answer has as many words as wished; each word more or less than that costs.",
     "repetition": "Share of different sequences of three words among all.",
@@ -25,8 +25,9 @@ RUBRICS = {
 class RuleJudge:
     """Marks by rules, each from 0 to 1; of two answers it prefers the one with the higher total."""
 
-    def __init__(self, rules: Sequence[Rule]) -> None:
-        self._rules: dict[str, Callable[[Case, str], float]] = {rule.rule: _made(rule) for rule in rules}
+    def __init__(self, rules: Sequence[Rule], verifier: Verifier | None = None) -> None:
+        """`verifier` is what the rule `correct` asks: without one, `verifiable`."""
+        self._rules = {rule.rule: _made(rule, verifier or verifiable) for rule in rules}
         self.name = f"rules: {', '.join(self._rules)}"
         self.criteria = tuple(Criterion(rule.rule, RUBRICS[rule.rule], weight=rule.weight) for rule in rules)
 
@@ -54,18 +55,21 @@ def exact(case: Case, text: str) -> float:
 
 def number(case: Case, text: str) -> float:
     """Whether the last number of the answer is that of the expected one; 0 where none is known."""
-    wanted, found = (_last_number(each) for each in (case.expected or "", text))
-    return float(wanted is not None and wanted == found)
+    wanted = last_number(case.expected or "")
+    return float(wanted is not None and wanted == last_number(text))
 
 
-def is_number(text: str) -> bool:
-    """Whether it is a number and nothing else."""
-    return _NUMBER.fullmatch(_THOUSANDS.sub("", text.strip())) is not None
+def verifiable(case: Case, text: str) -> float | None:
+    """1 or 0 where the expected answer is a number, 1 where it is what was said; else words may say the same."""
+    if case.expected is None:
+        return None
+    if is_number(case.expected):
+        return number(case, text)
+    return 1.0 if exact(case, text) else None
 
 
-def _last_number(text: str) -> float | None:
-    found = _NUMBER.findall(_THOUSANDS.sub("", text))
-    return float(found[-1]) if found else None
+def _correct(verifier: Verifier, case: Case, text: str) -> float:
+    return verifier(case, text) or 0.0
 
 
 def _format(pattern: re.Pattern[str], _: Case, text: str) -> float:
@@ -86,8 +90,10 @@ def _profanity(_: Case, text: str) -> float:
     return float(_CURSES.isdisjoint(re.findall(r"[a-z]+", text.lower())))
 
 
-def _made(rule: Rule) -> Callable[[Case, str], float]:
+def _made(rule: Rule, verifier: Verifier) -> Callable[[Case, str], float]:
     match rule.rule:
+        case "correct":
+            return partial(_correct, verifier)
         case "format":
             return partial(_format, re.compile(rule.pattern or "", re.DOTALL))
         case "length":

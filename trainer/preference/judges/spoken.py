@@ -8,13 +8,13 @@ object found in an answer is no verdict.
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from trainer.chat import Message
 from trainer.generation.params import SamplingParams
 from trainer.preference.judges.port import Case, Comparison, Criterion, Marks, Vote
-from trainer.tutors.port import Answer, Question, Tutor, TutorError
+from trainer.tutors.port import Answer, Question, Tutor, TutorError, Usage
 
 CRITERIA = (
     Criterion(
@@ -50,10 +50,12 @@ class SpokenJudge:
         votes: int = 2,
         temperature: float = 0.7,
         seed: int = 0,
+        heard: Callable[[Usage], None] | None = None,
     ) -> None:
+        """`heard` is told of every reply; see `Tutor.ask`."""
         self.name = f"language model {tutor.name}"
         self.criteria = criteria
-        self._tutor, self._votes, self._seed = tutor, votes, seed
+        self._tutor, self._votes, self._seed, self._heard = tutor, votes, seed, heard
         self._sampling = SamplingParams(max_tokens=200, temperature=temperature if votes > 1 else 0.0, seed=seed)
 
     def score(self, asked: Sequence[tuple[Case, str]]) -> list[Marks | None]:
@@ -77,7 +79,7 @@ class SpokenJudge:
         return [_counted(plain + swapped) for plain, swapped in zip(read[::2], read[1::2], strict=True)]
 
     def _ask(self, questions: Sequence[Question]) -> list[list[Answer]]:
-        found: dict[int, list[Answer]] = dict(self._tutor.ask(questions))
+        found: dict[int, list[Answer]] = dict(self._tutor.ask(questions, self._heard))
         if missing := len(questions) - len(found):
             raise TutorError(f"{self._tutor.name} left {missing} questions unanswered", advice="start again")
         return [found[index] for index in range(len(questions))]

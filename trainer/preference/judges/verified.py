@@ -1,22 +1,10 @@
 """A judge that is overruled where an answer can be verified."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from trainer.preference.judges.port import Case, Comparison, Judge, Marks
-from trainer.preference.judges.rules import exact, is_number, number
+from trainer.preference.judges.port import Case, Comparison, Judge, Marks, Verifier
 
 CORRECTNESS = "correctness"
-Verifier = Callable[[Case, str], float | None]
-"""How right an answer is, 0 ... 1; None where that cannot be verified."""
-
-
-def verifiable(case: Case, text: str) -> float | None:
-    """1 or 0 where the expected answer is a number, 1 where it is what was said; else words may say the same."""
-    if case.expected is None:
-        return None
-    if is_number(case.expected):
-        return number(case, text)
-    return 1.0 if exact(case, text) else None
 
 
 class Verified:
