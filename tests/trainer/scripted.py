@@ -23,7 +23,7 @@ class Scripted:
 
 
 def ticket_of(question: Question) -> str:
-    return question.messages[0].content.split('"ticket": "')[1][:8]
+    return question.messages[0].content.split('"ticket": "')[1][:16]
 
 
 def shown(question: Question) -> dict[str, str]:

@@ -1,14 +1,16 @@
 """A language model as judge: strict answers to questions in which nothing that is judged can speak.
 
-What is judged is shown as one JSON string, in which no quote ends it and no special token of a chat can be written. The
-judge must reply with one JSON object and nothing else; it repeats a ticket that the judged could not know, so that an
-object found in an answer is no verdict.
+What is judged is shown as one line of JSON, in which no quote ends it, no special token of a chat can be written and
+nothing is unseen; of a very long answer the middle is left out. The judge must reply with one JSON object and nothing
+else; it repeats a ticket that is nowhere in what it is shown, so that an object found there is no verdict.
 """
 
 import hashlib
 import json
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
+from itertools import count
 from typing import Any
 
 from trainer.chat import Message
@@ -36,7 +38,10 @@ _RULES = (
     "Length and place earn nothing."
 )
 _FENCE = re.compile(r"```(?:json)?\s*(.*?)\s*```", re.DOTALL)
-_SPECIAL = re.compile(r"<|\[(?=/?[A-Z_]+\])")  # how special tokens of chat templates begin
+_SPECIAL = re.compile(r"<|\[(?=/?[A-Za-z_]*[A-Z][A-Za-z_]*\])")  # how special tokens of chat templates begin
+_FOREIGN = re.compile(r"[^\x20-\x7e]")
+_UNSEEN = frozenset({"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"})  # controls, formats, tags, separators of lines
+_MOST = 24_000  # characters of an answer that are shown
 
 
 class SpokenJudge:
@@ -89,13 +94,25 @@ class SpokenJudge:
         return Question(messages, self._sampling, self._votes)
 
     def _ticket(self, case: Case, *texts: str) -> str:
-        known = [self._seed, [message.model_dump() for message in case.messages], *texts]
-        return hashlib.sha256(json.dumps(known).encode()).hexdigest()[:8]
+        """64 bits, which no text can foresee that they depend on; and another where one holds them by chance."""
+        known = json.dumps([self._seed, [message.model_dump() for message in case.messages], case.expected, *texts])
+        every = (hashlib.sha256(f"{known}{n}".encode()).hexdigest()[:16] for n in count())
+        return next(ticket for ticket in every if ticket not in known)
 
 
 def quoted(value: Any) -> str:
-    """JSON in which no special token of a chat can be read: what begins one is escaped."""
-    return _SPECIAL.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(value, ensure_ascii=False))
+    """JSON in which no special token of a chat can be read, and nothing is unseen: what begins one is escaped, also
+    where a tokenizer's normalisation (NFKC) would make it so."""
+    text = _SPECIAL.sub(_escaped, json.dumps(value, ensure_ascii=False))
+    return _FOREIGN.sub(lambda found: _escaped(found) if _is_dangerous(found[0]) else found[0], text)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return json.dumps(found[0])[1:-1] if ord(found[0]) > 127 else f"\\u{ord(found[0]):04x}"
+
+
+def _is_dangerous(letter: str) -> bool:
+    return unicodedata.category(letter) in _UNSEEN or not {"<", "["}.isdisjoint(unicodedata.normalize("NFKC", letter))
 
 
 def read_marks(reply: str, ticket: str, criteria: Sequence[Criterion]) -> Marks | None:
@@ -142,7 +159,13 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _shown(case: Case, **answers: str) -> str:
     chat = [message.model_dump() for message in case.messages]
     known = {} if case.expected is None else {"known_answer": case.expected}
-    return quoted({"chat": chat, **known, **answers})
+    return quoted({"chat": chat, **known, **{name: _within(text) for name, text in answers.items()}})
+
+
+def _within(text: str) -> str | dict[str, Any]:
+    """A text, or its beginning and end where it is too long."""
+    half, left = _MOST // 2, len(text) - _MOST
+    return text if left <= 0 else {"beginning": text[:half], "characters_left_out": left, "end": text[-half:]}
 
 
 def _scoring(criteria: Sequence[Criterion], ticket: str) -> str:
