@@ -340,6 +340,11 @@ class PreferenceOptions(Lever):
         default=0.2, ge=0, lt=1, description="Share of prompts or problems that the win rate is taken of"
     )
 
+    @property
+    def needs(self) -> frozenset[Made]:
+        """See `Combined`."""
+        return frozenset({"model", "teacher"} if self.tutor == "teacher" else {"model"})
+
     @model_validator(mode="after")
     def _goes_together(self) -> Self:
         if sum(given is not None for given in (self.prompts, self.pairs, self.tasks)) != 1:

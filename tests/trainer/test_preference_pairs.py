@@ -133,13 +133,13 @@ def test_pairs_and_prompts_come_from_files_as_they_were_written(tmp_path: Path) 
     assert read_cases(file) == [_CASE]
     for line, why in (
         (b'{"prompt": "a", "chosen": "b", "rejected": "b"}', "the same"),
-        (b'{"prompt": "a", "chosen": ["b"], "rejected": "c"}', "`chosen` is neither"),
-        (b'{"prompt": [{"role": "root", "content": "a"}], "chosen": "b", "rejected": "c"}', "no prompt"),
-        (b'{"prompt": " ", "chosen": "b", "rejected": "c"}', "no message of a user"),
-        (b'{"prompt": "\\ud800", "chosen": "b", "rejected": "c"}', "no JSON of UTF-8"),
-        (b'{"prompt": "\xff"}', "no JSON of UTF-8"),
+        (b'{"prompt": "a", "chosen": ["b"], "rejected": "c"}', "message 1 is no object"),
+        (b'{"prompt": [{"role": "root", "content": "a"}], "chosen": "b", "rejected": "c"}', "unknown role: message 1"),
+        (b'{"prompt": " ", "chosen": "b", "rejected": "c"}', "message 1 says nothing"),
+        (b'{"prompt": "\\ud800", "chosen": "b", "rejected": "c"}', "half a surrogate"),
+        (b'{"prompt": "\xff"}', "not UTF-8"),
         (b'{"prompt": "' + b"a" * (10 << 20), "longer than 4 MiB"),
-        (b"[1]", "no JSON object"),
+        (b"[1]", "no object"),
     ):
         file.write_bytes(b"\n" + line)
         with pytest.raises(PreferenceError, match=f"line 2: .*{why}"):

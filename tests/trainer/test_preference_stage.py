@@ -17,7 +17,7 @@ from trainer.architecture import Architecture
 from trainer.chat import Message
 from trainer.checkpoint import Checkpoint, seal
 from trainer.data import Corpus
-from trainer.errors import Interrupted
+from trainer.errors import CheckpointError, Interrupted
 from trainer.model import HybridLM
 from trainer.options import LossTerm, Rule
 from trainer.pipeline import run
@@ -122,7 +122,7 @@ def test_language_models_answer_choose_and_examine_and_one_that_says_nonsense_ch
         return json.dumps({"ticket": ticket_of(question), "better": choice})
 
     opened = {"judge": Scripted(say), "tutor": Scripted(say)}
-    monkeypatch.setattr("trainer.preference.table.opened", lambda options, answers: opened[options.model])
+    monkeypatch.setattr("trainer.preference.table.opened", lambda options, answers, device: opened[options.model])
     start = seal(HybridLM(tiny, seed=1), tmp_path / "base", corpus.tokenizer)
     (tmp_path / "prompts.jsonl").write_text("".join(f'{{"prompt": "Say five, {n}"}}\n' for n in range(15)))
     models = {name: {"url": "http://a/v1", "model": name} for name in opened}
@@ -194,7 +194,7 @@ def test_the_teacher_of_the_pipeline_answers_beside_the_student_and_is_counted(
 ) -> None:
     start = seal(HybridLM(tiny, seed=1), tmp_path / "base", corpus.tokenizer)
     stage = _learning(tasks=_SUMS, problems=10, judge=_SHORT, tutor="teacher")
-    with pytest.raises(PreferenceError, match="no stage before this one is a teacher"):
+    with pytest.raises(CheckpointError, match="needs a teacher of the pipeline"):
         run([stage], tiny, corpus.directory, tmp_path / "none", start=start)
     teacher = Teacher(tokens=4 * 64, batch=4, sequence=64)
     heard: list[dict[str, float]] = []

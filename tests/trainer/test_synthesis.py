@@ -64,7 +64,7 @@ def recipe(**changed: Any) -> Recipe:
 def solving(question: Question, sample: int) -> str:
     """Right, right, wrong, and cut off; of every third problem nothing but noise."""
     expression = question.messages[-1].content.removeprefix("What is ").rstrip("=")
-    value = eval(expression, {"__builtins__": {}})
+    value = eval(expression, {"__builtins__": {"max": max}})
     if number_of(expression) % 3 == 0:
         return f"It is {number_of(expression, sample) % 1000}."
     said = [f"It is {value}.", f"For {expression}, well: of course It is {value}.", f"It is {value + 1}.", "..."]
@@ -84,7 +84,7 @@ def test_what_stays_is_right_and_says_where_it_is_from(tmp_path: Path) -> None:
         question, answer = row["messages"]
         assert not is_held_out(Problem(question["content"], "", "", ""))
         assert number_of(question["content"].rstrip("=")) % 3
-        value = eval(question["content"].rstrip("="), {"__builtins__": {}})
+        value = eval(question["content"].rstrip("="), {"__builtins__": {"max": max}})
         assert str(value) in answer["content"]
         about = row["provenance"]
         assert (about["tutor"], about["kind"], about["recipe_sha256"]) == ("scripted", "mathematics", recipe().identity)

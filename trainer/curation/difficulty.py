@@ -18,7 +18,7 @@ from trainer.generation import Engine, SamplingParams
 from trainer.linear_cross_entropy import IGNORED
 from trainer.model import HybridLM
 from trainer.preference.judges import Case, verifiable
-from trainer.preference.judges.rules import is_number
+from trainer.rewards.numbers import is_number
 from trainer.tokenizer import end_of_text
 
 _AT_ONCE = 16

@@ -21,11 +21,13 @@ def opened(options: TutorOptions, answers: Path, device: torch.device | None = N
     """
     if options.folder is not None:
         ours = (options.folder / "architecture.json").exists()
-        return OurTutor.open(options.folder, device=device) if ours else FolderTutor.open(options.folder)
+        if ours:
+            return OurTutor.open(options.folder, device=device, prices=options.prices)
+        return FolderTutor.open(options.folder, options.prices)
     named = EndpointOptions.model_validate({"url": options.url, "model": options.model})
     key = None
     if options.key_variable is not None:
         key = Secret.from_environment(options.key_variable)
     elif options.key_file is not None:
         key = Secret.from_file(options.key_file)
-    return Endpoint(named, key=key, cache=AnswerCache(answers))
+    return Endpoint(named, key=key, cache=AnswerCache(answers), prices=options.prices)
