@@ -43,12 +43,15 @@ def demo(
     decode_ms: Annotated[float, typer.Option(help="Budget: milliseconds per decoded token.")] = 1.0,
     ttft_ms: Annotated[float, typer.Option(help="Budget: milliseconds to the first token.")] = 100.0,
     peak_memory_mb: Annotated[float, typer.Option(help="Budget: peak memory, 10^6 bytes.")] = 10.0,
-    tokens: Annotated[float, typer.Option(min=0.001, max=1000, help="Multiplies what every training reads.")] = 0.6,
+    tokens: Annotated[
+        float,
+        typer.Option(min=0.001, max=1000, help="Multiplies what trainings read; after pretraining at least half."),
+    ] = 0.6,
 ) -> None:
     """Run the main job on embedded defaults: SQLite, and a virtual Galaxy S24 on this host.
 
-    Starts a server, a virtual phone and an agent; registers the phone; searches; trains the winner; measures it on the
-    phone and has it continue a prompt there. Ctrl-C anywhere, and the same command carries on.
+    Starts a server, a virtual phone and an agent; registers the phone; searches; takes the winner through every lever;
+    measures it on the phone and has it continue a prompt there. Ctrl-C anywhere, and the same command carries on.
 
     Examples:
 
@@ -211,16 +214,15 @@ def _search(household: "Household", client: "Client", url: str, spec: "SearchSpe
 
 def _train(household: "Household", client: "Client", search: "SearchView", tokens: float) -> "RunView":
     from server.cli import show
+    from server.cli.levers import stages_of_all_levers
     from server.cli.watch import follow_run
-    from server.runs import RunSpec, StageRequest
-    from trainer.pipeline import default_stages
+    from server.runs import RunSpec
 
     show.console.rule("Training the winner")
-    stages = tuple(StageRequest(name=s.kind, tokens=s.tokens) for s in default_stages(tokens))
-    spec = RunSpec(search=search.id, name="demo", stages=stages)
+    spec = RunSpec(search=search.id, name="demo", stages=stages_of_all_levers(client, tokens))
     view = follow_run(client, anew_if_in_vain(client.submit_run, spec).id, household.check)
-    show.run(view)
     if view.fault:
+        show.run(view)
         show.fault("The run failed", view.fault)
         raise typer.Exit(1)
     return view

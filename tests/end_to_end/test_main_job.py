@@ -17,6 +17,7 @@ from server.api.views import CandidateView, CorpusFile, PhoneJob
 from server.cli.summary import summarise
 from server.client import Client
 from server.runs import RunSpec, StageRequest, WorkState
+from trainer.architecture import Yarn
 from trainer.sources import Source
 
 CANDIDATES = 4
@@ -152,20 +153,64 @@ def test_search_survives_kills_of_server_and_agent(house: House, spec: SearchSpe
     assert max(int(str(attempts)) for _, _, attempts in jobs) >= 2
 
 
+def lessons(folder: Path) -> Path:
+    file = folder / "lessons.jsonl"
+    told = (
+        f'[{{"role": "user", "content": "{n}%2="}}, {{"role": "assistant", "content": "{n % 2}"}}]' for n in range(99)
+    )
+    file.write_text("".join(f'{{"messages": {messages}}}\n' for messages in told))
+    return file
+
+
+def every_lever(lessons: str) -> tuple[StageRequest, ...]:
+    """A run of seconds: what is said is nonsense, and goes all the way of what is not."""
+    tasks = {"kind": "arithmetic", "levels": ["parity-3", "last-3"]}
+    said = {"role": "user", "content": "{problem}"}
+    recipe = {
+        "name": "answers",
+        "kind": "mathematics",
+        "seeds": {"kind": "problems", "tasks": tasks, "count": 40},
+        "steps": [{"name": "answer", "messages": [said], "sampling": {"max_tokens": 64, "temperature": 1.0}}],
+        "conversation": [said, {"role": "assistant", "content": "{answer}"}],
+    }
+    small = {"batch": 4, "sequence": 64}
+    preference = {"judge": [{"rule": "length", "words": 1}], "examiner": [{"rule": "number"}], "tutor": "teacher"}
+    stages: tuple[tuple[str, int | None, dict[str, object]], ...] = (
+        ("teacher", 3000, {}),
+        ("pretrain", 6000, {}),
+        ("extend", 2000, {"sequence": 256}),
+        ("sft", 8000, {"of": "teacher", "data": [lessons], **small}),
+        ("synthesise", None, {"recipe": recipe}),
+        ("sft", 4000, {"replay": 0.25, **small}),
+        ("merge", 2000, {"specialists": {"a": lessons, "b": lessons}, "evaluations": 2, **small}),
+        ("preference", 1000, {"tasks": tasks, "problems": 20, "rounds": 1, "max_tokens": 8, **preference, **small}),
+        ("rl", 1500, {"tasks": tasks, "answer": 8, "batch": 8, "samples": 4, "sequence": 48, "held_out": 4}),
+        ("qat", 2000, {}),
+    )
+    return tuple(
+        StageRequest.model_validate({"name": name, "tokens": tokens, "options": options})
+        for name, tokens, options in stages
+    )
+
+
 @pytest.mark.timeout(1500)
-def test_winner_is_trained_and_talks_on_the_phone(house: House, spec: SearchSpec) -> None:
+def test_winner_goes_through_every_lever_and_talks_on_the_phone(house: House, tmp_path: Path) -> None:
     client = house.client
     search = client.searches()[0]
-    tokens = {"teacher": 3000, "pretrain": 6000, "qat": 2000}
-    stages = tuple(StageRequest.model_validate({"name": name, "tokens": n}) for name, n in tokens.items())
+    stages = every_lever(client.upload(lessons(tmp_path)))
     request = RunSpec(search=search.id, stages=stages, prompt="def __init__(self", new_tokens=16)
     run = client.wait_for_run(client.submit_run(request).id)
     assert run.state is WorkState.SUCCEEDED, run.fault
-    assert [stage.name for stage in run.stages] == list(tokens)
+    assert [stage.name for stage in run.stages] == [stage.name for stage in stages]
     assert all(stage.after["bits_per_byte"] < stage.before["bits_per_byte"] for stage in run.stages[:2])
+    after = {stage.name: stage.after for stage in run.stages}
+    assert after["synthesise"]["examples"] > 0
+    assert after["preference"]["tutor/answers"] > 0
+    assert {"success/parity-3", "success/last-3"} <= after["rl"].keys()
     assert run.program is not None
     assert run.program.layout == "monolithic"
-    assert run.program.architecture == run.architecture.hash
+    stretched = run.architecture.model_copy(update={"yarn": Yarn(factor=2.0, original=128)})
+    assert run.program.architecture == stretched.hash
     assert set(run.profiles) == {house.serial}
     assert run.generation is not None
     assert run.generation.virtual
@@ -181,7 +226,8 @@ def test_winner_is_trained_and_talks_on_the_phone(house: House, spec: SearchSpec
     assert report["winner"]["architecture"] == run.architecture.model_dump(mode="json")
     assert set(report["winner"]["measurements"]) == {house.serial}
     assert len(report["front"]) == len(search.verdict.front if search.verdict else ())
-    assert all(stage["before"] > 0 and stage["after"] > 0 for stage in report["stages"])
+    assert [stage["lever"] for stage in report["stages"]] == [2, 2, 3, 5, 4, 5, 5, 6, 7, 8]
+    assert all(stage["headline"]["after"] is not None for stage in report["stages"])
 
 
 def test_bad_requests_say_what_to_do_and_leave_nothing(house: House, spec: SearchSpec) -> None:
