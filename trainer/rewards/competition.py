@@ -6,10 +6,13 @@ interrupted. So they are off, and a process that does not answer in time is kill
 
 import importlib.util
 import multiprocessing
+import os
+import subprocess
+import sys
 import threading
 from functools import cache
 from multiprocessing.connection import Connection
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from trainer.rewards.problem import OneByOne, Problem, ProblemError
 from trainer.rewards.rows import OfFiles
@@ -57,7 +60,7 @@ class MathVerify:
             raise ProblemError("math-verify is not installed", advice="install it: pip install 'fulcrum[reasoning]'")
         self._seconds = seconds
         self._lock = threading.Lock()
-        self._process: Any = None
+        self._process: subprocess.Popen[bytes] | None = None
         self._pipe: Connection | None = None
 
     def agrees(self, answer: str, text: str) -> bool:
@@ -81,15 +84,19 @@ class MathVerify:
         """End the process; the next comparison starts another."""
         if self._process is not None:
             self._process.kill()
-            self._process.join()
+            self._process.wait()
             self._process = self._pipe = None
 
     def _started(self) -> Connection:
         if self._pipe is None:
-            context = multiprocessing.get_context("spawn")
-            self._pipe, theirs = context.Pipe()
-            self._process = context.Process(target=_compare, args=(theirs,), daemon=True)
-            self._process.start()
+            self._pipe, theirs = multiprocessing.Pipe()
+            # No child of multiprocessing: that runs its parent's main module again, whatever it does.
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", f"from {__name__} import compare; compare({theirs.fileno()})"],
+                stdin=subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(),),
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+            )
             theirs.close()
             if not (self._pipe.poll(_TO_START) and _is_ready(self._pipe)):
                 self.close()
@@ -104,13 +111,14 @@ def _is_ready(pipe: Connection) -> bool:
         return False
 
 
-def _compare(pipe: Connection) -> None:
-    """The process."""
+def compare(descriptor: int) -> None:
+    """The process: answers what comes through a descriptor, until that is closed."""
     import logging
 
     from math_verify import parse, verify
 
     logging.getLogger("math_verify").setLevel(logging.CRITICAL)  # it warns at every call that its timeouts are off
+    pipe = Connection(descriptor)
     pipe.send(True)
     while True:
         try:
