@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from trainer.rewards.numbers import last_number
-from trainer.rewards.problem import OneByOne, Problem
+from trainer.rewards.problem import OneByOne, Problem, chosen_levels
 
 _Draw = Callable[[random.Random], tuple[str, Fraction]]
 
@@ -126,11 +126,7 @@ class Arithmetic(BaseModel, OneByOne):
     @field_validator("levels")
     @classmethod
     def _known(cls, levels: tuple[str, ...]) -> tuple[str, ...]:
-        if unknown := [level for level in levels if level not in _LEVELS]:
-            raise ValueError(f"there is no level {unknown[0]}; there are {', '.join(ALL)}")
-        if len(set(levels)) < len(levels):
-            raise ValueError("a level is named twice")
-        return levels
+        return chosen_levels(levels, ALL)
 
     @property
     def names(self) -> tuple[str, ...]:

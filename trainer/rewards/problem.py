@@ -72,6 +72,19 @@ class Tasks(Verifier, Protocol):
         ...
 
 
+def chosen_levels(levels: tuple[str, ...], there: tuple[str, ...]) -> tuple[str, ...]:
+    """`levels`, each one of those that are `there`.
+
+    Raises:
+        ValueError: one is not, or is named twice.
+    """
+    if unknown := [level for level in levels if level not in there]:
+        raise ValueError(f"there is no level {unknown[0]}; there are {', '.join(there)}")
+    if len(set(levels)) < len(levels):
+        raise ValueError("a level is named twice")
+    return levels
+
+
 def number_of(*parts: object) -> int:
     """A number of 62 bits that depends on all parts, and is the same in every process."""
     digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from trainer.rewards.code import Tested
-from trainer.rewards.problem import Problem
+from trainer.rewards.problem import Problem, chosen_levels
 
 _TESTS = 6  # calls of a function
 _Made = tuple[str, str, Callable[..., Any], list[tuple[Any, ...]]]
@@ -98,11 +98,7 @@ class Programs(Tested):
     @field_validator("levels")
     @classmethod
     def _known(cls, levels: tuple[str, ...]) -> tuple[str, ...]:
-        if unknown := [level for level in levels if level not in _LEVELS]:
-            raise ValueError(f"there is no level {unknown[0]}; there are {', '.join(ALL)}")
-        if len(set(levels)) < len(levels):
-            raise ValueError("a level is named twice")
-        return levels
+        return chosen_levels(levels, ALL)
 
     @property
     def names(self) -> tuple[str, ...]:
