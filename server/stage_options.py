@@ -15,6 +15,7 @@ from pydantic import (
     WrapValidator,
     create_model,
     field_validator,
+    model_validator,
 )
 
 from trainer.merge.options import MergeOptions, SpecialistName
@@ -86,7 +87,13 @@ class PretrainStage(_Trains, DistilOptions):
 class ExtendStage(_Trains, ExtendOptions):
     """Of the stage `extend`."""
 
+    batch: int = Field(default=1, ge=1)
     sequence: int = Field(default=32_768, ge=64)
+
+    @model_validator(mode="after")
+    def _lengths_fit(self) -> Self:
+        self.check_lengths(self.batch, self.sequence)
+        return self
 
 
 class RlStage(_Trains, RlOptions):

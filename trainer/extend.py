@@ -43,10 +43,7 @@ class Extend(Recipe, ExtendOptions, ReadsNoFiles):
 
     @model_validator(mode="after")
     def _lengths_fit(self) -> "Extend":
-        if wrong := [p.length for p in self.curriculum if self.batch * self.sequence % p.length]:
-            raise ValueError(f"windows of {wrong[0]} do not divide a step of {self.batch * self.sequence} tokens")
-        if self.curriculum and max(phase.length for phase in self.curriculum) > self.sequence:
-            raise ValueError(f"the curriculum has longer windows than the sequence ({self.sequence})")
+        self.check_lengths(self.batch, self.sequence)
         return self
 
     def stretched(self, architecture: Architecture) -> Architecture:

@@ -175,6 +175,17 @@ class ExtendOptions(Lever):
             raise ValueError("theta is of the method base")
         return self
 
+    def check_lengths(self, batch: int, sequence: int) -> None:
+        """That the windows of the curriculum divide steps of `batch` windows of `sequence` tokens.
+
+        Raises:
+            ValueError: they do not, or are longer than the new context.
+        """
+        if wrong := [phase.length for phase in self.curriculum if batch * sequence % phase.length]:
+            raise ValueError(f"windows of {wrong[0]} do not divide a step of {batch * sequence} tokens")
+        if self.curriculum and max(phase.length for phase in self.curriculum) > sequence:
+            raise ValueError(f"the curriculum has longer windows than the sequence ({sequence})")
+
 
 class ChatOptions(Lever):
     """Of how conversations are read and learnt."""

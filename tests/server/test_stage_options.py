@@ -59,6 +59,8 @@ def test_every_option_of_a_stage_can_be_asked_for_and_none_is_a_path(kind: str) 
         ("teacher", {"widen": 0}, "options/widen"),
         ("extend", {"curriculum": [{"length": 128, "share": 2}]}, "options/curriculum/0/share"),
         ("extend", {"theta": 1e6}, "options"),
+        ("extend", {"curriculum": [{"length": 65536, "share": 1}]}, "options"),
+        ("extend", {"sequence": 256, "curriculum": [{"length": 96, "share": 1}]}, "options"),
         ("teacher", {"temperature": 1}, "options/temperature"),
         ("pretrain", {"teacher": "/etc"}, "options/teacher"),
         ("preference", {"prompts": "/etc/passwd", "judge": [{"rule": "exact"}]}, "options/prompts"),
