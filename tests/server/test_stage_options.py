@@ -194,9 +194,11 @@ def test_a_context_is_stretched_from_the_one_that_was_trained() -> None:
     assert stage == Extend(original=256, sequence=2048, batch=2, tokens=4096)
     chosen = StageRequest(name="extend", options={"original": 128, "sequence": 2048})
     assert stage_of(chosen, USUAL, before=[trained]) == Extend(original=128, sequence=2048)
-    curriculum: list[JsonValue] = [{"length": 4096, "share": 1.0}]
-    with pytest.raises(StageRefused, match="4096"):
-        stage_of(StageRequest(name="extend", options={"sequence": 2048, "curriculum": curriculum}), USUAL)
+
+
+def test_options_that_only_the_trainer_knows_apart_are_refused_in_its_words() -> None:
+    with pytest.raises(StageRefused, match="groups of 4 answers"):
+        stage_of(StageRequest(name="rl", options={"batch": 10, "samples": 4}), USUAL)
 
 
 def test_held_out_text_is_scored_now_and_then_unless_asked_otherwise() -> None:
