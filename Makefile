@@ -103,7 +103,7 @@ bench-rl: setup $(VENV)/.developer ## What RL does by level, before and after, a
 	OMP_NUM_THREADS=1 $(BIN)/python tests/trainer/bench_rl.py $(ARGS)
 
 .PHONY: bench-levers
-bench-levers: setup $(VENV)/.developer ## What each lever after pretraining does, from one base model, over seeds (about 20 minutes; ARGS="--home DIR --only sft,rl")
+bench-levers: setup $(VENV)/.developer ## What each lever after pretraining does, from one base model, over seeds (about 10 minutes; ARGS="--home DIR --only sft,rl")
 	OMP_NUM_THREADS=1 $(BIN)/python tests/trainer/bench_levers.py $(ARGS)
 
 .PHONY: bench-preference
