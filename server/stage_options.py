@@ -211,5 +211,5 @@ def check(stage: str, options: dict[str, JsonValue]) -> Lever:
     Raises:
         ValidationError: each mistake, under `options`.
     """
-    found: Lever = _AS_FIELD[stage].model_validate({"options": options}).options  # type: ignore[attr-defined]
+    found: Lever = _AS_FIELD[stage].model_validate({"options": options}).options  # type: ignore[attr-defined]  # a field made at run time
     return found

@@ -160,7 +160,7 @@ def a_serving_worker(settings: Settings) -> tuple[int, int, int]:
 
             def hang(*_: object) -> None:
                 os.write(outlet, b"!")
-                time.sleep(20)
+                time.sleep(20)  # longer than an orderly stop waits: who gets here was not stopped
                 os._exit(2)
 
             patch.setattr(loop, "run_search", hang)

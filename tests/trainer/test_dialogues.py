@@ -120,7 +120,7 @@ def test_packed_loss_and_gradients_are_those_of_each_conversation_alone(chats: D
     model, total = HybridLM(tiny, seed=1), batch.counted
     packed = hard_labels(model, batch)
     packed.backward()  # type: ignore[no-untyped-call]
-    gradients = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}  # type: ignore[union-attr]
+    gradients = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
     model.zero_grad()
     alone = 0.0
     for each in chats.encoded:
@@ -205,7 +205,7 @@ def test_a_mixed_loss_is_the_mean_of_both_kinds_means(chats: Dialogues, corpus: 
     model = HybridLM(tiny, seed=1)
     found = mixed_labels(model, batch)
     found.backward()
-    gradients = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}  # type: ignore[union-attr]
+    gradients = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
     model.zero_grad()
     wanted = torch.zeros(())
     for source, share, count in ((chats, 0.75, 6), (corpus, 0.25, 2)):

@@ -65,7 +65,7 @@ def test_a_stage_that_is_killed_in_every_part_ends_in_the_same_bits(
             until = time.monotonic() + 60
             while process.is_alive() and not any(out.glob(f"00-preference-*/{wanted}")):
                 assert time.monotonic() < until
-                time.sleep(0.0005)
+                time.sleep(0.0005)  # else we take the core from whom we wait for
             assert process.pid is not None
             if process.is_alive():
                 os.kill(process.pid, signal.SIGKILL)

@@ -212,7 +212,7 @@ class _Watched(Asking):
             if step == self.fails:
                 raise ProblemError("no more", advice="none")
             self.policies = {**getattr(self, "policies", {}), step: _weights(model)}
-        time.sleep(self.delay)
+        time.sleep(self.delay)  # so that sampling, or learning, is the slower
         said = super().answers(model, problems, **given)
         return [[replace(each, reward=float(sum(each.tokens) % 3)) for each in group] for group in said]
 

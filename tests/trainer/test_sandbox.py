@@ -1,7 +1,9 @@
 """The sandbox: what others' code may do, which is next to nothing, and that it cannot talk its tests into passing."""
 
 import socket
+import tempfile
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -15,7 +17,7 @@ from trainer.sandbox import program, run
         "import os; os._exit(0)",
         "open('/etc/passwd').read()",
         f"open({str(Path(__file__))!r}).read()",
-        "open('/tmp/fulcrum-was-here', 'w')",
+        "open('NEW', 'w')",
         "import os; os.fork()",
         "import threading; threading.Thread(target=print).start()",
         "import socket; socket.create_connection(('127.0.0.1', PORT), timeout=5)",
@@ -27,11 +29,13 @@ from trainer.sandbox import program, run
 )
 def test_code_is_shut_in(code: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FULCRUM_SECRET", "yes")
+    new = Path(tempfile.gettempdir()) / f"fulcrum-{uuid4()}"  # where anybody may write
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        ran = run(code.replace("PORT", str(listener.getsockname()[1])), seconds=1, memory=256 << 20)
+        known = code.replace("PORT", str(listener.getsockname()[1])).replace("NEW", str(new))
+        ran = run(known, seconds=1, memory=256 << 20)
     assert not ran.passed
     assert "ConnectionRefused" not in ran.why
-    assert not Path("/tmp/fulcrum-was-here").exists()
+    assert not new.exists()
 
 
 TESTS = "assert f(2) == 4\nassert f(3) == 6"

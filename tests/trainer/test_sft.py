@@ -73,7 +73,7 @@ def test_micro_batches_and_ranks_take_the_mean_over_what_counts_of_the_whole_bat
     for each in others:
         for (losses, weights), (other, found) in zip(whole, each, strict=True):
             assert other == pytest.approx(losses, rel=2e-5)
-            for name, weight in weights.items():  # type: ignore[attr-defined]
+            for name, weight in weights.items():
                 assert found[name] == pytest.approx(weight, abs=3e-4), name
 
 

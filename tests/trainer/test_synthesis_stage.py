@@ -101,7 +101,7 @@ def test_the_teacher_is_taught_and_the_student_learns_what_it_says(
     run(stages[:3], *given[1:], parts)
     child = os.fork()
     if child == 0:
-        os.fsync = Dying(6)  # type: ignore[assignment]  # in the second of three blocks
+        os.fsync = Dying(6)  # in the second of three blocks
         run(*given, parts)
         os._exit(1)
     assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
